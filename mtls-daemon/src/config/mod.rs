@@ -1,0 +1,263 @@
+//! The node's configuration: one TOML file, parsed into these types once, at
+//! the edge; nothing behind this module validates configuration again.
+//! `parse.rs` reads the file and reports every mistake at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// A node's whole configuration, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub node: Node,
+    pub kernel: Kernel,
+    pub network: Network,
+    pub identity: Identity,
+    pub workloads: Vec<Workload>,
+    pub peers: Vec<Peer>,
+    pub services: Vec<Service>,
+    pub limits: Limits,
+    pub admin: Admin,
+    pub metrics: Metrics,
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name in logs, status and metrics. Default: the host name. Restart.
+    pub name: String,
+    /// Mode of workloads that name none. Default: strict. Live.
+    pub mode: Mode,
+    /// What a network namespace that nobody classified may do. Default: refuse. Live.
+    pub unknown: Unknown,
+    /// Destinations outside of the mesh. Default: direct. Live.
+    pub outside: Outside,
+    /// Data threads; 0: one a core. Restart.
+    pub workers: usize,
+}
+
+/// How a workload's connections are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The daemon leaves the workload alone.
+    Off,
+    /// Mutual TLS or nothing.
+    Strict,
+}
+
+/// What connections of an unclassified network namespace meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    Refuse,
+    Pass,
+}
+
+/// What connections to destinations outside of the mesh meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    Direct,
+    Refuse,
+}
+
+/// `[kernel]`: where enforcement is attached. Restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Attach point; `None`: the root of the cgroup2 mount.
+    pub cgroup: Option<PathBuf>,
+    /// Folder on a bpffs that holds the pins. Default: /sys/fs/bpf/mtls-daemon.
+    pub pins: PathBuf,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Port at which daemons take tunnels. Default: 15008. Restart.
+    pub tunnel_port: u16,
+    /// Networks of the mesh: an address in one that no workload is known at is refused. Live.
+    pub mesh: Vec<IpNet>,
+    /// Networks that are never intercepted, in either direction. Live.
+    pub excluded: Vec<IpNet>,
+    /// Destination ports that outbound interception leaves alone, on every workload. Live.
+    pub excluded_outbound_ports: Vec<u16>,
+    /// Local ports that inbound enforcement leaves alone, on every workload. Live.
+    pub excluded_inbound_ports: Vec<u16>,
+    /// UDP of enrolled workloads: passes or is refused. Default: pass. Live.
+    pub udp: Udp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Udp {
+    Pass,
+    Refuse,
+}
+
+/// `[identity]`: who issues the workloads' certificates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Trust domain of this node's workloads. Restart.
+    pub trust_domain: TrustDomain,
+    /// Source for workloads that name none.
+    pub source: Source,
+    /// Tolerated difference between clocks when a peer's certificate is judged. Default: 0 s. Live.
+    pub clock_skew: Duration,
+    /// Bundles of other trust domains. Live.
+    pub federated: Vec<FederatedBundle>,
+}
+
+/// Where an SVID comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    DiskCa(DiskCa),
+    Files(Files),
+}
+
+/// `[identity.disk-ca]`: an authority whose key lies on this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskCa {
+    /// PEM: the authority's certificate, then the chain up to, without, its root.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// PEM: the roots that peers are verified against; `None`: `certificate` is the root.
+    pub bundle: Option<PathBuf>,
+    /// Lifetime of a workload's certificate. Default: 1 h.
+    pub svid_ttl: Duration,
+}
+
+/// `files`: certificates that something else writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Files {
+    /// PEM: leaf first, then intermediates.
+    pub certificate: PathBuf,
+    /// PEM: private key of the leaf.
+    pub key: PathBuf,
+    /// PEM: trust bundle of the leaf's trust domain.
+    pub bundle: PathBuf,
+}
+
+/// `[[identity.federated]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct FederatedBundle {
+    pub trust_domain: TrustDomain,
+    pub bundle: PathBuf,
+}
+
+/// `[[workload]]`: a workload of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Unique on the node.
+    pub name: String,
+    pub spiffe_id: SpiffeId,
+    /// How its network namespace is found.
+    pub place: Place,
+    /// Its addresses; they must be assigned in its network namespace.
+    pub addresses: Vec<IpAddr>,
+    /// `None`: the node's.
+    pub mode: Option<Mode>,
+    /// `None`: the node's.
+    pub source: Option<Source>,
+    /// Added to `network.excluded`.
+    pub excluded: Vec<IpNet>,
+    pub excluded_outbound_ports: Vec<u16>,
+    pub excluded_inbound_ports: Vec<u16>,
+}
+
+/// How a workload's network namespace is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A file that names it, such as /run/netns/NAME or /proc/PID/ns/net.
+    Netns(PathBuf),
+    /// A cgroup2 folder: the network namespace of the processes in it.
+    Cgroup(PathBuf),
+    /// A systemd unit, by its cgroup.
+    Unit(String),
+}
+
+/// `[[peer]]`: a workload of another node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    pub name: String,
+    pub spiffe_id: SpiffeId,
+    pub addresses: Vec<IpAddr>,
+    /// `None`: the destination's address and `network.tunnel_port`.
+    pub tunnel: Option<SocketAddr>,
+}
+
+/// `[[service]]`: an address that stands for several workloads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+    /// Addresses of workloads or peers.
+    pub endpoints: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    pub port: u16,
+    /// Default: the same.
+    pub target: u16,
+}
+
+/// `[limits]`: everything that waits has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// TLS handshake, both directions. Default: 5 s.
+    pub handshake: Duration,
+    /// Connecting to a peer's daemon, and to the local application. Default: 5 s.
+    pub connect: Duration,
+    /// From accept to the peer's answer. Default: 10 s.
+    pub establish: Duration,
+    /// From SIGTERM until what is still open is reset. Default: 30 s.
+    pub drain: Duration,
+    /// A tunnel without flows is closed after this. Default: 5 min.
+    pub tunnel_idle: Duration,
+    /// Keep-alive PING interval and answer time on tunnels. Default: 10 s and 20 s.
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    /// Flows a tunnel. Default: 1000.
+    pub streams_per_tunnel: u32,
+    /// Connections accepted and not yet established, a workload. Default: 1024.
+    pub pending_per_workload: usize,
+    /// Handshakes under way, a worker. Default: 256.
+    pub handshakes_per_worker: usize,
+    /// Bytes buffered for slow readers, a workload and the whole process.
+    pub buffer_per_workload: usize,
+    pub buffer_total: usize,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Unix socket for the operator, root only. Default: /run/mtls-daemon/admin.sock. Restart.
+    pub socket: PathBuf,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Address of /metrics, /healthz and /readyz. Default: 127.0.0.1:15020. Restart.
+    pub listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter, such as `info` or `mtls_daemon::pool=debug`. Live.
+    pub filter: String,
+    /// One line a connection. Default: on. Live.
+    pub access: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}

@@ -1,0 +1,14 @@
+//! One daemon a node that carries the TCP connections of the enrolled
+//! workloads in mutual TLS.
+//!
+//! The modules stand in the order in which one connection meets them; read
+//! them from top to bottom to follow it from the kernel to its peer.
+
+// Leaves: words that every other module uses.
+pub mod addr;
+pub mod reason;
+pub mod spiffe;
+
+// Facts: what the operator wrote and what the authorities issued.
+pub mod config;
+pub mod identity;
