@@ -7,8 +7,19 @@
 // Leaves: words that every other module uses.
 pub mod addr;
 pub mod reason;
+pub mod refused;
 pub mod spiffe;
+pub mod trace;
 
 // Facts: what the operator wrote and what the authorities issued.
 pub mod config;
+pub mod directory;
+pub mod facts;
 pub mod identity;
+pub mod policy;
+
+// Kernel: the workloads' network namespaces.
+pub mod netns;
+
+// The walk: one connection, from the kernel to its peer.
+pub mod health;
