@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask`: everything that this repository can be asked to do.
+//!
+//! The demo, the tests and the benchmark are programs of the `mtls-tests`
+//! crate; this one sees to it that the machine, the kernel programs and the
+//! daemon are ready for them.
+#![expect(clippy::print_stdout, reason = "this is a command for people")]
+#![expect(clippy::print_stderr, reason = "this is a command for people")]
+
+mod command;
+mod failure;
+mod places;
+mod say;
+mod setup;
+
+use std::process::ExitCode;
+
+use failure::{Failure, Result};
+use setup::Need;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  setup [NEED..]     install what is missing: build, apps, emulator (default: build apps)
+
+Everything that is downloaded or built apart from cargo's own target folder
+goes to $XDG_CACHE_HOME/mtls-daemon (~/.cache/mtls-daemon).";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match obey(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say::error(&failure.to_string());
+            failure.exit_code()
+        }
+    }
+}
+
+fn obey(words: &[&str]) -> Result {
+    match words {
+        [] | ["help" | "-h" | "--help", ..] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        ["setup"] => setup::run(&[Need::Build, Need::Apps]),
+        ["setup", needs @ ..] => {
+            let needs = needs
+                .iter()
+                .map(|word| Need::parse(word))
+                .collect::<Result<Vec<_>>>()?;
+            setup::run(&needs)
+        }
+        [unknown, ..] => Err(Failure::usage(format!(
+            "there is no `cargo xtask {unknown}`; `cargo xtask help` lists what there is"
+        ))),
+    }
+}
