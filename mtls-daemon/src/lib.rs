@@ -5,7 +5,11 @@
 //! them from top to bottom to follow it from the kernel to its peer.
 
 // Leaves: words that every other module uses.
+pub mod access_log;
 pub mod addr;
+pub mod connection_id;
+pub mod heartbeat;
+pub mod metrics;
 pub mod reason;
 pub mod refused;
 pub mod spiffe;
@@ -23,3 +27,6 @@ pub mod netns;
 
 // The walk: one connection, from the kernel to its peer.
 pub mod health;
+
+// Operations: what is seen from outside.
+pub mod admin;

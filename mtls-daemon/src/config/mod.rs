@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -41,8 +42,20 @@ pub struct Node {
     pub workers: usize,
 }
 
+impl Config {
+    /// Where a workload's certificates come from. Checked: every configured workload has one.
+    pub fn source_of<'a>(&'a self, workload: &'a Workload) -> Option<&'a Source> {
+        workload.source.as_ref().or(self.identity.source.as_ref())
+    }
+
+    pub fn mode_of(&self, workload: &Workload) -> Mode {
+        workload.mode.unwrap_or(self.node.mode)
+    }
+}
+
 /// How a workload's connections are treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The daemon leaves the workload alone.
     Off,
@@ -101,8 +114,8 @@ pub enum Udp {
 pub struct Identity {
     /// Trust domain of this node's workloads. Restart.
     pub trust_domain: TrustDomain,
-    /// Source for workloads that name none.
-    pub source: Source,
+    /// Source for workloads that name none; `None`: every workload names one.
+    pub source: Option<Source>,
     /// Tolerated difference between clocks when a peer's certificate is judged. Default: 0 s. Live.
     pub clock_skew: Duration,
     /// Bundles of other trust domains. Live.
@@ -168,7 +181,8 @@ pub struct Workload {
 }
 
 /// How a workload's network namespace is found.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Place {
     /// A file that names it, such as /run/netns/NAME or /proc/PID/ns/net.
     Netns(PathBuf),

@@ -1,0 +1,186 @@
+//! The node as operators see it. The core implements `NodeView`; the types
+//! are also the wire format of the admin socket and of `--output json`.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::config::{Mode, Place};
+use crate::connection_id::ConnectionId;
+use crate::metrics::KernelFigures;
+use crate::reason::Reason;
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+use super::text;
+
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What the control thread can say about the node, and do for the operator.
+pub trait NodeView {
+    fn status(&self) -> NodeStatus;
+
+    /// The kernel's counters, maps and attached hooks, read now.
+    fn kernel(&self) -> KernelFigures;
+
+    /// Every connection that the workers carry or are establishing.
+    fn connections(&self) -> LocalFuture<'_, Vec<Connection>>;
+
+    /// Starts to enrol a workload, or tries again at once if it is enrolled
+    /// and not ready, and returns its name. Its state in `status` is waiting
+    /// from then on until it is ready or failed.
+    fn enrol(&self, request: EnrolRequest) -> LocalFuture<'_, Result<String, EnrolRefusal>>;
+
+    /// Marked changed whenever a workload's state in `status` may have changed.
+    fn changes(&self) -> watch::Receiver<()>;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: String,
+    pub version: String,
+    pub pid: u32,
+    #[serde(with = "text::time")]
+    pub started: SystemTime,
+    pub config: ConfigStatus,
+    pub phase: Phase,
+    pub workloads: Vec<WorkloadStatus>,
+    pub trust_bundles: Vec<TrustBundleStatus>,
+    /// Workloads of other nodes that the directory knows.
+    pub peers: usize,
+    pub services: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    pub path: PathBuf,
+    #[serde(with = "text::time")]
+    pub loaded: SystemTime,
+    /// Why the last reload was refused, if it was.
+    pub reload_error: Option<String>,
+    /// Changed keys that wait for a restart.
+    pub restart_needed: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// Hooks are not attached yet.
+    Starting,
+    Serving,
+    /// Takes no new connections; resets what is open at the deadline.
+    Draining {
+        #[serde(with = "text::time")]
+        deadline: SystemTime,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    pub name: String,
+    #[serde(with = "text")]
+    pub identity: SpiffeId,
+    pub place: Place,
+    pub mode: Mode,
+    #[serde(flatten)]
+    pub state: WorkloadState,
+    pub svid: Option<SvidStatus>,
+    /// Why the last renewal failed, if it did; the certificate may still be good.
+    pub renewal_error: Option<String>,
+    pub netns_cookie: Option<u64>,
+    pub addresses: Vec<IpAddr>,
+    /// Open connections, both directions.
+    pub connections: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum WorkloadState {
+    /// Something is still being put into place.
+    Waiting { detail: String },
+    /// Hooks, listeners and certificate are in place.
+    Ready,
+    Failed {
+        #[serde(with = "text")]
+        reason: Reason,
+        detail: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SvidStatus {
+    #[serde(with = "text::time")]
+    pub not_before: SystemTime,
+    #[serde(with = "text::time")]
+    pub not_after: SystemTime,
+    pub serial: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrustBundleStatus {
+    #[serde(with = "text")]
+    pub trust_domain: TrustDomain,
+    pub roots: usize,
+    pub generation: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    #[serde(with = "text")]
+    pub id: ConnectionId,
+    pub direction: ConnectionDirection,
+    pub stage: Stage,
+    /// The workload of this node.
+    pub workload: String,
+    #[serde(with = "text::option")]
+    pub source: Option<SpiffeId>,
+    #[serde(with = "text::option")]
+    pub destination: Option<SpiffeId>,
+    pub client: Option<SocketAddr>,
+    pub original_dst: Option<SocketAddr>,
+    /// The other end of the tunnel.
+    pub peer: Option<SocketAddr>,
+    pub to_server: u64,
+    pub to_client: u64,
+    #[serde(with = "text::seconds", rename = "age_seconds")]
+    pub age: Duration,
+    pub worker: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionDirection {
+    Outbound,
+    Inbound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Establishing,
+    Open,
+}
+
+/// What to enrol: a configured workload, found by its place or its name, or
+/// one that comes with its own identity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    pub place: Place,
+    pub name: Option<String>,
+    #[serde(with = "text::option", default)]
+    pub spiffe_id: Option<SpiffeId>,
+    /// Empty: the configured ones, or all global addresses in its network namespace.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrolRefusal {
+    #[serde(with = "text")]
+    pub reason: Reason,
+    pub detail: String,
+}

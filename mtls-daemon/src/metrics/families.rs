@@ -1,0 +1,103 @@
+//! The one list of metrics. docs/metrics.md is made from it, and a test holds
+//! that nothing else is ever exported.
+
+/// What a family's samples mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric with its labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(super) const $constant: Family = Family {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help,
+        };)*
+
+        /// Every metric, in the order of the documentation.
+        pub const ALL: &[Family] = &[$($constant,)*];
+    };
+}
+
+families! {
+    HANDSHAKES = Counter "mtls_handshakes_total" ["direction", "result", "resumed", "version", "group"]
+        "TLS handshakes, finished and failed; resumed, version and group are empty on failed ones.";
+    HANDSHAKE_FAILURES = Counter "mtls_handshake_failures_total" ["direction", "reason"]
+        "Failed TLS handshakes by reason.";
+    HANDSHAKE_DURATION = Histogram "mtls_handshake_duration_seconds" ["direction"]
+        "Duration of finished TLS handshakes, from the first byte to the verified peer.";
+    HANDSHAKES_AVOIDED = Counter "mtls_handshakes_avoided_total" []
+        "Connections that rode a tunnel that was there already or being dialled: handshakes that pooling saved.";
+    POOL_ACQUIRE = Counter "mtls_pool_acquire_total" ["result"]
+        "Requests for a tunnel: found (hit), dialled (miss), or shared the dial of another flow (wait).";
+    POOL_CONNECTIONS = Gauge "mtls_pool_connections" ["state"]
+        "Outbound tunnels by state.";
+    CONNECTIONS = Counter "mtls_connections_total" ["direction", "result"]
+        "Connections of enrolled workloads that reached the daemon.";
+    CONNECTIONS_REFUSED = Counter "mtls_connections_refused_total" ["direction", "reason"]
+        "Connections that the daemon refused, by reason.";
+    CONNECTIONS_ENDED = Counter "mtls_connections_ended_total" ["direction", "reason"]
+        "Established connections that ended, by reason.";
+    CONNECTIONS_OPEN = Gauge "mtls_connections_open" ["direction"]
+        "Established connections that are open now.";
+    CONNECTION_ESTABLISH = Histogram "mtls_connection_establish_seconds" ["direction"]
+        "Time from accepting a connection until bytes may flow.";
+    BYTES = Counter "mtls_connection_bytes_total" ["direction", "towards"]
+        "Application bytes carried, by the connection's direction and by the way they went.";
+    PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
+        "Connections of enrolled workloads that the daemon passed on in clear, as configured.";
+    BYPASS_BLOCKED = Counter "mtls_bypass_blocked_total" ["hook"]
+        "Packets and calls that tried to get past the daemon and were stopped in the kernel.";
+    HOOK_EVENTS = Counter "mtls_hook_events_total" ["hook", "outcome"]
+        "Decisions of the kernel programs by hook and outcome.";
+    UNKNOWN_WORKLOADS = Counter "mtls_unknown_workloads_total" []
+        "Reports by the kernel of a network namespace that nobody classified.";
+    BPF_ATTACHED = Gauge "mtls_bpf_programs_attached" ["hook"]
+        "1 while the hook's programs are attached where they must be, 0 when one is missing.";
+    BPF_MAP_ENTRIES = Gauge "mtls_bpf_map_entries" ["map"]
+        "Entries in a kernel map.";
+    BPF_MAP_CAPACITY = Gauge "mtls_bpf_map_capacity" ["map"]
+        "Entries that fit in a kernel map.";
+    LIMIT_REACHED = Counter "mtls_limit_reached_total" ["limit"]
+        "Connections, tunnels or bytes turned away because a limit was reached.";
+    WORKLOADS = Gauge "mtls_workloads" ["state"]
+        "Enrolled workloads of this node by state.";
+    CERTIFICATE_EXPIRY = Gauge "mtls_certificate_expiry_timestamp_seconds" ["workload", "identity"]
+        "When the certificate of a workload of this node ends, in Unix time; 0 while it has none.";
+    CERTIFICATE_RENEWALS = Counter "mtls_certificate_renewals_total" ["result"]
+        "Attempts to obtain a certificate for a workload of this node.";
+    TRUST_BUNDLE_ROOTS = Gauge "mtls_trust_bundle_roots" ["trust_domain"]
+        "Root certificates in the trust bundle of a configured trust domain.";
+    CONFIG_RELOADS = Counter "mtls_config_reloads_total" ["result"]
+        "Reloads of the configuration; after an error the old one stays in force.";
+    CONFIG_LOADED = Gauge "mtls_config_loaded_timestamp_seconds" []
+        "When the configuration in force was loaded, in Unix time.";
+    READY = Gauge "mtls_ready" []
+        "What /readyz answers: 1 or 0.";
+    HEARTBEAT_AGE = Gauge "mtls_heartbeat_age_seconds" ["thread"]
+        "Time since a thread last showed that it is alive.";
+    BUILD_INFO = Gauge "mtls_build_info" ["version"]
+        "1, with the daemon's version.";
+    PROCESS_OPEN_FDS = Gauge "mtls_process_open_fds" []
+        "File descriptors in use.";
+    PROCESS_MAX_FDS = Gauge "mtls_process_max_fds" []
+        "File descriptors that the process may use.";
+    PROCESS_RESIDENT = Gauge "mtls_process_resident_memory_bytes" []
+        "Resident memory of the daemon.";
+    PROCESS_CPU = Counter "mtls_process_cpu_seconds_total" []
+        "User and system time of the daemon.";
+    PROCESS_THREADS = Gauge "mtls_process_threads" []
+        "Threads of the daemon.";
+    PROCESS_START = Gauge "mtls_process_start_time_seconds" []
+        "When the daemon started, in Unix time.";
+}

@@ -1,0 +1,403 @@
+//! What the daemon counts. Each data thread counts in cells of its own, which
+//! nothing else writes; the scrape sums them. Labels are types (`labels.rs`),
+//! so there is no look-up on the path and nothing that a peer chooses.
+
+mod cells;
+pub mod families;
+mod labels;
+mod process;
+mod sheet;
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::NamedGroup;
+
+use crate::reason::{Reason, Use};
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+use cells::{Cell, Durations, Table};
+pub use labels::{
+    Acquire, ConnectionResult, Direction, Group, Handshake, Labels, Limit, Outcome, Plaintext,
+    PoolState, Towards,
+};
+pub use process::descriptors;
+use sheet::Sheet;
+
+/// All metrics of the process. Cheap to clone; every thread may hold one.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    started: SystemTime,
+    shards: Mutex<Vec<Arc<Shard>>>,
+    facts: Mutex<Facts>,
+}
+
+/// What one thread counts.
+#[derive(Default)]
+struct Shard {
+    handshakes: Table<(Direction, Handshake)>,
+    handshake_failures: Table<(Direction, Reason)>,
+    handshake_duration: Durations<Direction>,
+    pool_acquire: Table<Acquire>,
+    pool_connections: Table<PoolState>,
+    connections: Table<(Direction, ConnectionResult)>,
+    connections_refused: Table<(Direction, Reason)>,
+    connections_ended: Table<(Direction, Reason)>,
+    connections_open: Table<Direction>,
+    connection_establish: Durations<Direction>,
+    bytes: Table<(Direction, Towards)>,
+    plaintext: Table<(Direction, Plaintext)>,
+    limits: Table<Limit>,
+    unknown_workloads: Cell,
+}
+
+/// What changes rarely, set by the control thread.
+#[derive(Default)]
+struct Facts {
+    /// By workload name.
+    certificates: BTreeMap<String, (SpiffeId, Option<SystemTime>)>,
+    renewals: [u64; Outcome::COUNT],
+    roots: BTreeMap<TrustDomain, usize>,
+    reloads: [u64; Outcome::COUNT],
+    config_loaded: Option<SystemTime>,
+}
+
+/// A decision of the kernel programs, counted there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookCount {
+    pub hook: &'static str,
+    pub outcome: &'static str,
+    /// Whether this outcome stopped something that tried to get past the daemon.
+    pub blocked_bypass: bool,
+    pub count: u64,
+}
+
+/// How full a kernel map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUsage {
+    pub map: &'static str,
+    pub entries: u64,
+    pub capacity: u64,
+}
+
+/// Whether the programs of a hook are attached where they must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookState {
+    pub hook: &'static str,
+    pub attached: bool,
+}
+
+/// What the kernel says, read at each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct KernelFigures {
+    pub counts: Vec<HookCount>,
+    pub maps: Vec<MapUsage>,
+    pub hooks: Vec<HookState>,
+}
+
+/// What the node's state says, read at each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFigures {
+    pub ready: bool,
+    pub workloads_waiting: usize,
+    pub workloads_ready: usize,
+    pub workloads_failed: usize,
+    /// Time since each thread's last sign of life.
+    pub heartbeats: Vec<(String, Duration)>,
+}
+
+impl Metrics {
+    pub fn new(now: SystemTime) -> Self {
+        Self(Arc::new(Inner {
+            started: now,
+            shards: Mutex::default(),
+            facts: Mutex::default(),
+        }))
+    }
+
+    /// Handles for the calling thread; take them once a thread, then clone them.
+    pub fn thread(&self) -> ThreadMetrics {
+        let shard = Arc::new(Shard::default());
+        lock(&self.0.shards).push(Arc::clone(&shard));
+        ThreadMetrics {
+            shard,
+            stays_on_its_thread: PhantomData,
+        }
+    }
+
+    /// A workload of this node has this certificate now, or none.
+    pub fn certificate(&self, workload: &str, id: &SpiffeId, not_after: Option<SystemTime>) {
+        self.facts()
+            .certificates
+            .insert(workload.to_owned(), (id.clone(), not_after));
+    }
+
+    /// The workload left the node.
+    pub fn forget_certificate(&self, workload: &str) {
+        self.facts().certificates.remove(workload);
+    }
+
+    pub fn renewal(&self, outcome: Outcome) {
+        self.facts().renewals[outcome.index()] += 1;
+    }
+
+    pub fn trust_bundle(&self, trust_domain: &TrustDomain, roots: usize) {
+        self.facts().roots.insert(trust_domain.clone(), roots);
+    }
+
+    /// The first load of the configuration is not a reload: `config_loaded` tells of it.
+    pub fn config_reload(&self, outcome: Outcome) {
+        self.facts().reloads[outcome.index()] += 1;
+    }
+
+    pub fn config_loaded(&self, now: SystemTime) {
+        self.facts().config_loaded = Some(now);
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self, kernel: &KernelFigures, node: &NodeFigures) -> String {
+        let mut sheet = Sheet::default();
+        self.render_counts(&mut sheet);
+        self.render_facts(&mut sheet);
+        render_kernel(&mut sheet, kernel);
+        render_node(&mut sheet, node);
+        process::render(&mut sheet);
+        sheet.number(families::PROCESS_START, &[], unix_seconds(self.0.started));
+        sheet.number(families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        sheet.encode()
+    }
+
+    fn render_counts(&self, sheet: &mut Sheet) {
+        let shards = lock(&self.0.shards).clone();
+        let shards = shards.as_slice();
+        sheet.table(families::HANDSHAKES, shards, |s| &s.handshakes);
+        sheet.reasons(families::HANDSHAKE_FAILURES, Use::Handshake, shards, |s| {
+            &s.handshake_failures
+        });
+        sheet.durations(families::HANDSHAKE_DURATION, shards, |s| {
+            &s.handshake_duration
+        });
+        let acquired =
+            |how: Acquire| -> u64 { shards.iter().map(|s| s.pool_acquire.at(how).get()).sum() };
+        let avoided = acquired(Acquire::Hit) + acquired(Acquire::Wait);
+        sheet.count(families::HANDSHAKES_AVOIDED, &[], avoided);
+        sheet.table(families::POOL_ACQUIRE, shards, |s| &s.pool_acquire);
+        sheet.table(families::POOL_CONNECTIONS, shards, |s| &s.pool_connections);
+        sheet.table(families::CONNECTIONS, shards, |s| &s.connections);
+        sheet.reasons(families::CONNECTIONS_REFUSED, Use::Refused, shards, |s| {
+            &s.connections_refused
+        });
+        sheet.reasons(families::CONNECTIONS_ENDED, Use::Ended, shards, |s| {
+            &s.connections_ended
+        });
+        sheet.table(families::CONNECTIONS_OPEN, shards, |s| &s.connections_open);
+        sheet.durations(families::CONNECTION_ESTABLISH, shards, |s| {
+            &s.connection_establish
+        });
+        sheet.table(families::BYTES, shards, |s| &s.bytes);
+        sheet.table(families::PLAINTEXT, shards, |s| &s.plaintext);
+        sheet.table(families::LIMIT_REACHED, shards, |s| &s.limits);
+        let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
+        sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
+    }
+
+    fn render_facts(&self, sheet: &mut Sheet) {
+        let facts = self.facts();
+        for (workload, (id, not_after)) in &facts.certificates {
+            let at = not_after.map_or(0.0, unix_seconds);
+            sheet.number(families::CERTIFICATE_EXPIRY, &[workload, id.as_str()], at);
+        }
+        for &outcome in Outcome::ALL {
+            let labels = [outcome.word()];
+            let renewals = facts.renewals[outcome.index()];
+            sheet.count(families::CERTIFICATE_RENEWALS, &labels, renewals);
+            let reloads = facts.reloads[outcome.index()];
+            sheet.count(families::CONFIG_RELOADS, &labels, reloads);
+        }
+        for (trust_domain, &roots) in &facts.roots {
+            sheet.count(
+                families::TRUST_BUNDLE_ROOTS,
+                &[trust_domain.as_str()],
+                roots as u64,
+            );
+        }
+        let loaded = facts.config_loaded.map_or(0.0, unix_seconds);
+        sheet.number(families::CONFIG_LOADED, &[], loaded);
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        lock(&self.0.facts)
+    }
+}
+
+fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
+    let mut blocked = BTreeMap::<&str, u64>::new();
+    for count in &kernel.counts {
+        sheet.count(
+            families::HOOK_EVENTS,
+            &[count.hook, count.outcome],
+            count.count,
+        );
+        if count.blocked_bypass {
+            *blocked.entry(count.hook).or_default() += count.count;
+        }
+    }
+    for (hook, count) in blocked {
+        sheet.count(families::BYPASS_BLOCKED, &[hook], count);
+    }
+    for usage in &kernel.maps {
+        sheet.count(families::BPF_MAP_ENTRIES, &[usage.map], usage.entries);
+        sheet.count(families::BPF_MAP_CAPACITY, &[usage.map], usage.capacity);
+    }
+    for state in &kernel.hooks {
+        let attached = u64::from(state.attached);
+        sheet.count(families::BPF_ATTACHED, &[state.hook], attached);
+    }
+}
+
+fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
+    let states = [
+        ("waiting", node.workloads_waiting),
+        ("ready", node.workloads_ready),
+        ("failed", node.workloads_failed),
+    ];
+    for (state, count) in states {
+        sheet.count(families::WORKLOADS, &[state], count as u64);
+    }
+    sheet.count(families::READY, &[], u64::from(node.ready));
+    for (thread, age) in &node.heartbeats {
+        sheet.number(families::HEARTBEAT_AGE, &[thread], age.as_secs_f64());
+    }
+}
+
+/// Handles of one thread. Not `Send`: its cells have a single writer.
+pub struct ThreadMetrics {
+    shard: Arc<Shard>,
+    stays_on_its_thread: PhantomData<*const ()>,
+}
+
+impl Clone for ThreadMetrics {
+    fn clone(&self) -> Self {
+        Self {
+            shard: Arc::clone(&self.shard),
+            stays_on_its_thread: PhantomData,
+        }
+    }
+}
+
+impl ThreadMetrics {
+    pub fn handshake_done(
+        &self,
+        direction: Direction,
+        resumed: bool,
+        group: Option<NamedGroup>,
+        took: Duration,
+    ) {
+        let group = Group::from(group);
+        let labels = (direction, Handshake::Done { resumed, group });
+        self.shard.handshakes.at(labels).add(1);
+        self.shard.handshake_duration.observe(direction, took);
+    }
+
+    pub fn handshake_failed(&self, direction: Direction, reason: Reason) {
+        let labels = (direction, Handshake::Failed);
+        self.shard.handshakes.at(labels).add(1);
+        self.shard.handshake_failures.at((direction, reason)).add(1);
+    }
+
+    pub fn pool_acquired(&self, how: Acquire) {
+        self.shard.pool_acquire.at(how).add(1);
+    }
+
+    /// A pooled tunnel went from one state to another; `None` before its first and after its last.
+    pub fn pool_moved(&self, from: Option<PoolState>, to: Option<PoolState>) {
+        if let Some(from) = from {
+            self.shard.pool_connections.at(from).lower();
+        }
+        if let Some(to) = to {
+            self.shard.pool_connections.at(to).add(1);
+        }
+    }
+
+    pub fn connection_refused(&self, direction: Direction, reason: Reason) {
+        let labels = (direction, ConnectionResult::Refused);
+        self.shard.connections.at(labels).add(1);
+        self.shard
+            .connections_refused
+            .at((direction, reason))
+            .add(1);
+    }
+
+    /// Bytes may flow from now on; `took` since the connection was accepted.
+    pub fn connection_established(&self, direction: Direction, took: Duration) -> OpenConnection {
+        let labels = (direction, ConnectionResult::Established);
+        self.shard.connections.at(labels).add(1);
+        self.shard.connections_open.at(direction).add(1);
+        self.shard.connection_establish.observe(direction, took);
+        OpenConnection {
+            metrics: self.clone(),
+            direction,
+            end: Reason::Internal,
+        }
+    }
+
+    /// Call once a turn of the loop, not once a read.
+    pub fn bytes(&self, direction: Direction, towards: Towards, count: u64) {
+        self.shard.bytes.at((direction, towards)).add(count);
+    }
+
+    pub fn plaintext(&self, direction: Direction, reason: Plaintext) {
+        self.shard.plaintext.at((direction, reason)).add(1);
+    }
+
+    pub fn limit_reached(&self, limit: Limit) {
+        self.shard.limits.at(limit).add(1);
+    }
+
+    pub fn unknown_workload(&self) {
+        self.shard.unknown_workloads.add(1);
+    }
+}
+
+/// Counts an established connection as open for as long as it lives.
+pub struct OpenConnection {
+    metrics: ThreadMetrics,
+    direction: Direction,
+    /// `internal` unless told otherwise, so that a connection dropped without a reason shows.
+    end: Reason,
+}
+
+impl OpenConnection {
+    pub fn end(mut self, reason: Reason) {
+        self.end = reason;
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let shard = &self.metrics.shard;
+        shard.connections_open.at(self.direction).lower();
+        shard
+            .connections_ended
+            .at((self.direction, self.end))
+            .add(1);
+    }
+}
+
+/// The cells stay consistent when a thread panics while it holds the lock:
+/// each update is one insertion or addition.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

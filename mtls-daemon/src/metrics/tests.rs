@@ -1,0 +1,189 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn sample<'a>(text: &'a str, series: &str) -> &'a str {
+    text.lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+        .unwrap_or_else(|| panic!("no series {series} in\n{text}"))
+}
+
+fn full_scrape(metrics: &Metrics) -> String {
+    let id: SpiffeId = "spiffe://example.org/web".parse().unwrap();
+    metrics.certificate("web", &id, Some(UNIX_EPOCH + Duration::from_secs(1000)));
+    metrics.trust_bundle(&id.trust_domain(), 2);
+    let kernel = KernelFigures {
+        counts: vec![
+            HookCount {
+                hook: "connect4",
+                outcome: "captured",
+                blocked_bypass: false,
+                count: 3,
+            },
+            HookCount {
+                hook: "egress",
+                outcome: "dropped",
+                blocked_bypass: true,
+                count: 4,
+            },
+        ],
+        maps: vec![MapUsage {
+            map: "WORKLOADS",
+            entries: 1,
+            capacity: 8,
+        }],
+        hooks: vec![HookState {
+            hook: "connect4",
+            attached: true,
+        }],
+    };
+    let node = NodeFigures {
+        ready: true,
+        workloads_ready: 1,
+        heartbeats: vec![("worker-0".to_owned(), Duration::from_millis(500))],
+        ..NodeFigures::default()
+    };
+    metrics.render(&kernel, &node)
+}
+
+#[test]
+fn threads_are_summed() {
+    let metrics = Metrics::new(SystemTime::now());
+    let (one, two) = (metrics.thread(), metrics.thread());
+    one.pool_acquired(Acquire::Hit);
+    two.pool_acquired(Acquire::Hit);
+    two.pool_acquired(Acquire::Wait);
+    let text = full_scrape(&metrics);
+    assert_eq!(
+        sample(&text, "mtls_pool_acquire_total{result=\"hit\"}"),
+        "2"
+    );
+    assert_eq!(sample(&text, "mtls_handshakes_avoided_total"), "3");
+    assert_eq!(
+        sample(&text, "mtls_pool_acquire_total{result=\"miss\"}"),
+        "0"
+    );
+}
+
+#[test]
+fn a_connection_is_open_until_it_ends() {
+    let metrics = Metrics::new(SystemTime::now());
+    let thread = metrics.thread();
+    let open = thread.connection_established(Direction::Inbound, Duration::from_millis(3));
+    let series = "mtls_connections_open{direction=\"inbound\"}";
+    assert_eq!(sample(&full_scrape(&metrics), series), "1");
+    open.end(Reason::Done);
+    let text = full_scrape(&metrics);
+    assert_eq!(sample(&text, series), "0");
+    assert_eq!(
+        sample(
+            &text,
+            "mtls_connections_ended_total{direction=\"inbound\",reason=\"done\"}"
+        ),
+        "1"
+    );
+    drop(thread.connection_established(Direction::Inbound, Duration::ZERO));
+    assert_eq!(
+        sample(
+            &full_scrape(&metrics),
+            "mtls_connections_ended_total{direction=\"inbound\",reason=\"internal\"}"
+        ),
+        "1",
+        "a connection dropped without a reason shows as a fault"
+    );
+}
+
+#[test]
+fn handshakes_are_counted_timed_and_explained() {
+    let metrics = Metrics::new(SystemTime::now());
+    let thread = metrics.thread();
+    let took = Duration::from_micros(1500);
+    thread.handshake_done(Direction::Outbound, false, Some(NamedGroup::X25519), took);
+    thread.handshake_failed(Direction::Inbound, Reason::Expired);
+    let text = full_scrape(&metrics);
+    for (series, value) in [
+        (
+            "mtls_handshakes_total{direction=\"outbound\",result=\"ok\",resumed=\"false\",version=\"1.3\",group=\"X25519\"}",
+            "1",
+        ),
+        (
+            "mtls_handshakes_total{direction=\"inbound\",result=\"error\",resumed=\"\",version=\"\",group=\"\"}",
+            "1",
+        ),
+        (
+            "mtls_handshake_failures_total{direction=\"inbound\",reason=\"expired\"}",
+            "1",
+        ),
+        (
+            "mtls_handshake_failures_total{direction=\"outbound\",reason=\"expired\"}",
+            "0",
+        ),
+        (
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"0.001\"}",
+            "0",
+        ),
+        (
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"0.002\"}",
+            "1",
+        ),
+        (
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"+Inf\"}",
+            "1",
+        ),
+        (
+            "mtls_handshake_duration_seconds_sum{direction=\"outbound\"}",
+            "0.0015",
+        ),
+    ] {
+        assert_eq!(sample(&text, series), value, "{series}");
+    }
+}
+
+#[test]
+fn a_bypass_is_counted_under_its_hook() {
+    let text = full_scrape(&Metrics::new(SystemTime::now()));
+    assert_eq!(
+        sample(&text, "mtls_bypass_blocked_total{hook=\"egress\"}"),
+        "4"
+    );
+    assert!(!text.contains("mtls_bypass_blocked_total{hook=\"connect4\"}"));
+}
+
+#[test]
+fn a_workload_without_a_certificate_shows_zero_and_a_gone_one_nothing() {
+    let metrics = Metrics::new(SystemTime::now());
+    let id: SpiffeId = "spiffe://example.org/db".parse().unwrap();
+    metrics.certificate("db", &id, None);
+    let series = "mtls_certificate_expiry_timestamp_seconds{workload=\"db\",identity=\"spiffe://example.org/db\"}";
+    assert_eq!(sample(&full_scrape(&metrics), series), "0");
+    metrics.forget_certificate("db");
+    assert!(!full_scrape(&metrics).contains(series));
+}
+
+#[test]
+fn exported_families_are_exactly_the_documented_ones() {
+    let metrics = Metrics::new(SystemTime::now());
+    let _thread = metrics.thread();
+    let text = full_scrape(&metrics);
+    let exported: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let documented: BTreeSet<&str> = families::ALL.iter().map(|f| f.name).collect();
+    assert_eq!(exported, documented);
+    assert!(documented.iter().all(|name| name.starts_with("mtls_")));
+}
+
+#[test]
+fn families_follow_prometheus_naming() {
+    for family in families::ALL {
+        let total = family.name.ends_with("_total");
+        assert_eq!(
+            total,
+            family.kind == families::Kind::Counter,
+            "{}",
+            family.name
+        );
+        assert!(family.help.ends_with('.'), "{}", family.name);
+    }
+}
