@@ -1,2 +1,7 @@
-//! The contract between the kernel programs and the daemon.
+//! The contract between the kernel programs and the daemon: what the maps
+//! hold, what is counted, and the decisions of the hooks as pure functions,
+//! so that they are tested on the host and the hooks only read and act.
 #![cfg_attr(not(test), no_std)]
+
+pub mod addr;
+pub mod counters;

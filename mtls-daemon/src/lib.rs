@@ -22,7 +22,8 @@ pub mod facts;
 pub mod identity;
 pub mod policy;
 
-// Kernel: the workloads' network namespaces.
+// Kernel: the hooks and what they hand over; the workloads' network namespaces.
+pub mod kernel;
 pub mod netns;
 
 // The walk: one connection, from the kernel to its peer.
