@@ -31,3 +31,6 @@ pub mod health;
 
 // Operations: what is seen from outside.
 pub mod admin;
+
+// The wire: what goes between two daemons.
+pub mod tunnel;
