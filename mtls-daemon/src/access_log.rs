@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
-use crate::connection_id::ConnectionId;
+use crate::trace::ConnectionId;
 use crate::metrics::Direction;
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;

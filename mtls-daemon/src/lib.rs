@@ -7,7 +7,6 @@
 // Leaves: words that every other module uses.
 pub mod access_log;
 pub mod addr;
-pub mod connection_id;
 pub mod heartbeat;
 pub mod metrics;
 pub mod reason;

@@ -34,6 +34,18 @@ impl ConnectionId {
     pub fn traceparent(self) -> String {
         format!("00-{self}-{}-01", &self.to_string()[..16])
     }
+
+    /// From the 32 digits that it is shown as.
+    pub fn from_digits(digits: &str) -> Result<Self, BadTraceparent> {
+        if digits.len() != 32 || !digits.bytes().all(is_lower_hex) {
+            return Err(BadTraceparent);
+        }
+        let value = u128::from_str_radix(digits, 16).map_err(|_overflow| BadTraceparent)?;
+        if value == 0 {
+            return Err(BadTraceparent);
+        }
+        Ok(Self(value.to_be_bytes()))
+    }
 }
 
 /// The text is no version 00 `traceparent`.
@@ -46,14 +58,10 @@ impl FromStr for ConnectionId {
     fn from_str(traceparent: &str) -> Result<Self, BadTraceparent> {
         let mut fields = traceparent.split('-');
         let (version, trace) = (fields.next(), fields.next().ok_or(BadTraceparent)?);
-        if version != Some("00") || trace.len() != 32 || !trace.bytes().all(is_lower_hex) {
+        if version != Some("00") {
             return Err(BadTraceparent);
         }
-        let value = u128::from_str_radix(trace, 16).map_err(|_overflow| BadTraceparent)?;
-        if value == 0 {
-            return Err(BadTraceparent);
-        }
-        Ok(Self(value.to_be_bytes()))
+        Self::from_digits(trace)
     }
 }
 

@@ -44,6 +44,28 @@ pub(super) mod option {
     }
 }
 
+/// Connection ids: the digits that the access log shows.
+pub(super) mod connection_id {
+    use crate::trace::ConnectionId;
+
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        id: &ConnectionId,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<ConnectionId, D::Error> {
+        let digits = String::deserialize(from)?;
+        ConnectionId::from_digits(&digits)
+            .map_err(|_unusable| D::Error::custom("a connection id has 32 hexadecimal digits"))
+    }
+}
+
 /// Points in time: RFC 3339, UTC, to the second or finer.
 pub(super) mod time {
     use std::time::SystemTime;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
-use crate::connection_id::ConnectionId;
+use crate::trace::ConnectionId;
 use crate::metrics::KernelFigures;
 use crate::reason::Reason;
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -130,7 +130,7 @@ pub struct TrustBundleStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
-    #[serde(with = "text")]
+    #[serde(with = "text::connection_id")]
     pub id: ConnectionId,
     pub direction: ConnectionDirection,
     pub stage: Stage,
