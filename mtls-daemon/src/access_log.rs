@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
-use crate::trace::ConnectionId;
 use crate::metrics::Direction;
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
+use crate::trace::ConnectionId;
 
 /// Target of the access log's events; `log.access` turns it on and off.
 pub const TARGET: &str = "access";

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
-use crate::trace::ConnectionId;
 use crate::metrics::KernelFigures;
 use crate::reason::Reason;
 use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::trace::ConnectionId;
 
 use super::text;
 
