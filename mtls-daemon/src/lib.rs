@@ -25,11 +25,11 @@ pub mod policy;
 pub mod kernel;
 pub mod netns;
 
+// The wire: what goes between two daemons.
+pub mod tunnel;
+
 // The walk: one connection, from the kernel to its peer.
 pub mod health;
 
 // Operations: what is seen from outside.
 pub mod admin;
-
-// The wire: what goes between two daemons.
-pub mod tunnel;

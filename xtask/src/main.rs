@@ -6,21 +6,30 @@
 #![expect(clippy::print_stdout, reason = "this is a command for people")]
 #![expect(clippy::print_stderr, reason = "this is a command for people")]
 
+mod build;
+mod build_ebpf;
 mod command;
 mod failure;
 mod places;
 mod say;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
+use build::Profile;
 use failure::{Failure, Result};
 use setup::Need;
 
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [NEED..]     install what is missing: build, apps, emulator (default: build apps)
+  setup [NEED..]     install what is missing: build, kernel, apps, emulator (default: build apps)
+  build-ebpf         build the kernel programs from source
+  build [--release]  the kernel programs, then the daemon that embeds them
+  test [FILTER..]    unit and property tests, then the stories with real programs (root)
+  tidy               check arrows, links, file lengths, licences, dependencies
 
 Everything that is downloaded or built apart from cargo's own target folder
 goes to $XDG_CACHE_HOME/mtls-daemon (~/.cache/mtls-daemon).";
@@ -51,6 +60,14 @@ fn obey(words: &[&str]) -> Result {
                 .collect::<Result<Vec<_>>>()?;
             setup::run(&needs)
         }
+        ["build-ebpf"] => build_ebpf::run(),
+        ["build"] => build::run(Profile::Dev),
+        ["build", "--release"] => build::run(Profile::Release),
+        ["test", words @ ..] => test::run(words),
+        ["tidy"] => tidy::run(),
+        [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
+            "`cargo xtask {command}` does not take that; see `cargo xtask help`"
+        ))),
         [unknown, ..] => Err(Failure::usage(format!(
             "there is no `cargo xtask {unknown}`; `cargo xtask help` lists what there is"
         ))),

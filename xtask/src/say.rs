@@ -15,15 +15,10 @@ static COLOUR: LazyLock<bool> = LazyLock::new(|| {
 
 const GREEN: &str = "1;32";
 const RED: &str = "1;31";
-const YELLOW: &str = "1;33";
 
 /// Something is being done, or was: `Installing nginx-light`.
 pub(crate) fn step(verb: &str, what: &str) {
     eprintln!("{} {what}", paint(GREEN, &format!("{verb:>12}")));
-}
-
-pub(crate) fn warning(what: &str) {
-    eprintln!("{}: {what}", paint(YELLOW, "warning"));
 }
 
 pub(crate) fn error(what: &str) {

@@ -1,0 +1,27 @@
+//! `cargo xtask test`: unit and property tests, then the stories that run the
+//! real kernel programs, daemons and applications in network namespaces.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::build::{self, Profile};
+use crate::command;
+use crate::failure::{Result, While};
+use crate::setup::{self, Need};
+
+/// `words`: a filter and whatever else `cargo test` takes.
+pub(crate) fn run(words: &[&str]) -> Result {
+    setup::run(&[Need::Build, Need::Kernel, Need::Apps])?;
+    build::run(Profile::Dev)?;
+    raise_descriptor_limit()?;
+    command::run(
+        command::cargo()
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(words),
+    )
+}
+
+/// The stories hold thousands of connections; what they start inherits ours.
+fn raise_descriptor_limit() -> Result {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing("reading RLIMIT_NOFILE")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing("raising RLIMIT_NOFILE")
+}

@@ -1,0 +1,171 @@
+//! `cargo xtask tidy`: what the papers say of the code, and the house rules
+//! that no compiler holds.
+//!
+//! Every check is a function of the repository's text, so the tests break each
+//! rule in a repository of three lines and see the check say so.
+
+mod arrows;
+mod docs;
+mod house;
+mod rust;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::command;
+use crate::failure::{Failure, Result, While};
+use crate::places;
+use crate::say;
+
+/// What the checks look at.
+#[derive(Default)]
+struct Repository {
+    /// All text files by their path from the root, with `/` between components.
+    files: BTreeMap<String, String>,
+    /// Names of all packages that are built here, of whatever use they are.
+    dependencies: BTreeSet<String>,
+}
+
+/// A rule that is broken, and where.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Mistake {
+    file: String,
+    line: usize,
+    what: String,
+}
+
+pub(crate) fn run() -> Result {
+    let root = places::repository();
+    let repository = Repository::read(root)?;
+    let mut mistakes = repository.mistakes(&root.to_string_lossy());
+    mistakes.sort();
+    for mistake in &mistakes {
+        say::error(&mistake.to_string());
+    }
+    if !mistakes.is_empty() {
+        return Err(Failure::new(format!(
+            "tidy found {} mistakes",
+            mistakes.len()
+        )));
+    }
+    if command::find("cargo-deny").is_some() {
+        command::run(command::cargo().args([
+            "deny",
+            "--log-level=error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]))?;
+    }
+    say::step("Tidy", &format!("{} files", repository.files.len()));
+    Ok(())
+}
+
+impl Repository {
+    fn mistakes(&self, root: &str) -> Vec<Mistake> {
+        let mut mistakes = arrows::check(self);
+        mistakes.extend(docs::check(self));
+        mistakes.extend(house::check(self, root));
+        mistakes
+    }
+
+    /// What git tracks or would track; build output and caches are ignored there.
+    fn read(root: &Path) -> Result<Self> {
+        let mut git = Command::new("git");
+        git.current_dir(root).args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]);
+        let names = command::output(&mut git)?;
+        let mut files = BTreeMap::new();
+        for name in names.split_terminator('\0') {
+            match fs::read(root.join(name)) {
+                Ok(bytes) => {
+                    // What is not text has no rules to keep.
+                    if let Ok(text) = String::from_utf8(bytes) {
+                        files.insert(name.to_owned(), text);
+                    }
+                }
+                // Deleted, and the deletion not yet staged.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).doing(format_args!("reading {name}")),
+            }
+        }
+        let mut tree = command::cargo();
+        tree.args([
+            "tree",
+            "--workspace",
+            "--locked",
+            "--edges=all",
+            "--prefix=none",
+            "--format={p}",
+        ]);
+        let tree = command::output(&mut tree)?;
+        let dependencies = tree
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .map(str::to_owned)
+            .collect();
+        Ok(Self {
+            files,
+            dependencies,
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.files.get(name).map(String::as_str)
+    }
+
+    /// The files below a folder that end so, with their text.
+    fn below<'a>(
+        &'a self,
+        folder: &'a str,
+        ending: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let all = self
+            .files
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()));
+        all.filter(move |(name, _)| name.starts_with(folder) && name.ends_with(ending))
+    }
+
+    #[cfg(test)]
+    fn of(files: &[(&str, &str)]) -> Self {
+        let files = files
+            .iter()
+            .map(|&(name, text)| (name.to_owned(), text.to_owned()))
+            .collect();
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+}
+
+impl Mistake {
+    fn at(file: &str, line: usize, what: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            line,
+            what: what.into(),
+        }
+    }
+
+    /// Of a file as a whole, or of one that is not there.
+    fn of(file: &str, what: impl Into<String>) -> Self {
+        Self::at(file, 1, what)
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
