@@ -1,15 +1,26 @@
 //! The node's configuration: one TOML file, parsed into these types once, at
 //! the edge; nothing behind this module validates configuration again.
-//! `parse.rs` reads the file and reports every mistake at once.
+//! `parse.rs` reads the file by the table of keys (`keys.rs`) and reports every
+//! mistake at once.
+
+mod check;
+pub mod keys;
+mod mistakes;
+mod parse;
+mod reader;
+mod value;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
+
+pub use mistakes::{Mistake, Mistakes};
+pub use parse::{Loaded, read_text};
 
 /// A node's whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +51,27 @@ pub struct Node {
     pub outside: Outside,
     /// Data threads; 0: one a core. Restart.
     pub workers: usize,
+}
+
+/// Reads the file; warnings go to the log.
+pub fn load(path: &Path) -> Result<Config, Mistakes> {
+    let loaded = read(path)?;
+    for warning in loaded.warnings.lines() {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// Reads the file.
+pub fn read(path: &Path) -> Result<Loaded, Mistakes> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| Mistakes::unreadable(&name, &e))?;
+    read_text(&name, &text)
+}
+
+/// Reads a configuration from its text; `name` is what messages call the file.
+pub fn parse(name: &str, text: &str) -> Result<Config, Mistakes> {
+    Ok(read_text(name, text)?.config)
 }
 
 impl Config {
@@ -275,3 +307,6 @@ pub enum LogFormat {
     Human,
     Json,
 }
+
+#[cfg(test)]
+mod tests;

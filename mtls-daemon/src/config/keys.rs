@@ -1,0 +1,436 @@
+//! The one table of configuration keys: what each means, its default, and
+//! whether a change takes effect live. The reader takes its defaults and
+//! bounds from here; docs/configuration.md, the example in deploy/ and
+//! `config show --effective` are written from here.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A table of the file, or one of an array of tables.
+#[derive(Debug)]
+pub struct Section {
+    /// Without brackets; empty for the top of the file.
+    pub path: &'static str,
+    /// `[[path]]`, any number of times.
+    pub repeated: bool,
+    pub doc: &'static str,
+    pub keys: &'static [Key],
+}
+
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub default: Fallback,
+    pub applies: Applies,
+    pub doc: &'static str,
+    /// A value in TOML, for the example file.
+    pub example: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    Required,
+    /// This value, in TOML.
+    Is(&'static str),
+    /// No value; in words, what happens then.
+    Unset(&'static str),
+}
+
+/// When a changed value takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// At the reload (SIGHUP).
+    Live,
+    /// When the daemon is started again.
+    Restart,
+}
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    Version,
+    Bool,
+    /// Letters, digits, '.', '-' and '_': it is shown in logs, metrics and tables.
+    Name,
+    /// A `tracing` filter.
+    Filter,
+    /// A systemd unit.
+    Unit,
+    Path,
+    Port,
+    /// A host's address, without a port.
+    Ip,
+    /// Address and port.
+    Socket,
+    /// Address and port, and the port is not 0.
+    Peer,
+    Network,
+    SpiffeId,
+    TrustDomain,
+    ServicePort,
+    Choice(&'static [&'static str]),
+    Duration(Duration, Duration),
+    Size(u64, u64),
+    Count(u64, u64),
+    List(&'static Self),
+}
+
+use Applies::{Live, Restart};
+use Fallback::{Is, Required, Unset};
+use Shape::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const KIB: u64 = 1024;
+const GIB: u64 = 1 << 30;
+
+/// The `mode` of a node and of a workload. DISABLE and STRICT are accepted too.
+const MODES: Shape = Choice(&["off", "strict"]);
+
+#[rustfmt::skip]
+const fn key(
+    name: &'static str, shape: Shape, default: Fallback, applies: Applies,
+    example: &'static str, doc: &'static str,
+) -> Key {
+    Key { name, shape, default, applies, doc, example }
+}
+
+const DISK_CA: &[Key] = &[
+    key(
+        "certificate",
+        Path,
+        Required,
+        Restart,
+        r#""/etc/mtls-daemon/ca.pem""#,
+        "PEM file: the authority's certificate, followed by the intermediates up to its root, without the root if there are any.",
+    ),
+    key(
+        "key",
+        Path,
+        Required,
+        Restart,
+        r#""/etc/mtls-daemon/ca-key.pem""#,
+        "PEM file: the authority's private key. Readable by root only.",
+    ),
+    key(
+        "bundle",
+        Path,
+        Unset("`certificate` is the root"),
+        Restart,
+        r#""/etc/mtls-daemon/roots.pem""#,
+        "PEM file: the roots that peers of this trust domain are verified against. Needed when `certificate` is an intermediate.",
+    ),
+    key(
+        "svid_ttl",
+        Duration(SECOND, DAY.saturating_mul(365)),
+        Is(r#""1h""#),
+        Restart,
+        r#""1h""#,
+        "Lifetime of a workload's certificate. It is renewed when half of it is over.",
+    ),
+];
+
+const FILES: &[Key] = &[
+    key(
+        "certificate",
+        Path,
+        Required,
+        Restart,
+        r#""/etc/mtls-daemon/web.pem""#,
+        "PEM file: the workload's certificate, then its intermediates. Read again when it changes.",
+    ),
+    key(
+        "key",
+        Path,
+        Required,
+        Restart,
+        r#""/etc/mtls-daemon/web-key.pem""#,
+        "PEM file: the private key of the certificate.",
+    ),
+    key(
+        "bundle",
+        Path,
+        Required,
+        Restart,
+        r#""/etc/mtls-daemon/roots.pem""#,
+        "PEM file: the roots that peers of the certificate's trust domain are verified against.",
+    ),
+];
+
+/// Every section, in the order of the documentation.
+#[rustfmt::skip]
+pub const SECTIONS: &[Section] = &[
+    Section {
+        path: "", repeated: false,
+        doc: "",
+        keys: &[
+            key("version", Version, Required, Restart, "1",
+                "Version of the file's format: 1."),
+        ],
+    },
+    Section {
+        path: "node", repeated: false,
+        doc: "The node, and what holds for workloads that say nothing else.",
+        keys: &[
+            key("name", Name, Unset("the host's name"), Restart, r#""node-a""#,
+                "The node's name in logs and in `status`."),
+            key("mode", MODES, Is(r#""strict""#), Live, r#""strict""#,
+                "`strict`: the workloads' connections travel in mutual TLS or not at all. `off`: the daemon leaves them alone. (DISABLE and STRICT are accepted as spellings.)"),
+            key("unknown", Choice(&["refuse", "pass"]), Is(r#""refuse""#), Live, r#""refuse""#,
+                "Connections from a network namespace that nobody has classified: `refuse` answers ECONNREFUSED and reports it, `pass` lets them through in clear."),
+            key("outside", Choice(&["direct", "refuse"]), Is(r#""direct""#), Live, r#""direct""#,
+                "Connections of enrolled workloads to destinations outside of the mesh: `direct` lets them through in clear and counts them, `refuse` refuses them."),
+            key("workers", Count(0, 1024), Is("0"), Restart, "0",
+                "Threads that carry connections; 0 for one a core."),
+        ],
+    },
+    Section {
+        path: "kernel", repeated: false,
+        doc: "Where enforcement is attached. It stays when the daemon goes; only `mtls-daemon detach` takes it away.",
+        keys: &[
+            key("cgroup", Path, Unset("the root of the cgroup2 mount"), Restart, r#""/sys/fs/cgroup""#,
+                "The cgroup2 folder below which connections are intercepted."),
+            key("pins", Path, Is(r#""/sys/fs/bpf/mtls-daemon""#), Restart, r#""/sys/fs/bpf/mtls-daemon""#,
+                "Folder on the host's bpffs that holds the pinned programs and maps. One a daemon."),
+        ],
+    },
+    Section {
+        path: "network", repeated: false,
+        doc: "",
+        keys: &[
+            key("tunnel_port", Port, Is("15008"), Restart, "15008",
+                "TCP port at which daemons take tunnels, on the workloads' own addresses. It must be the same on all nodes, or be written in each `peer.tunnel`."),
+            key("mesh", List(&Network), Is("[]"), Live, r#"["10.0.0.0/16", "fd00::/48"]"#,
+                "Networks of the mesh. A destination in one of them that is no known workload is refused; one in none of them is outside."),
+            key("excluded", List(&Network), Is("[]"), Live, r#"["10.0.255.0/24"]"#,
+                "Networks that are never intercepted: connections to and from them travel in clear."),
+            key("excluded_outbound_ports", List(&Port), Is("[]"), Live, "[9100]",
+                "Destination ports that are not intercepted on the way out, for every workload."),
+            key("excluded_inbound_ports", List(&Port), Is("[]"), Live, "[9100]",
+                "Ports of the workloads that take connections in clear, for every workload. Health checks that come from outside of the mesh need this."),
+            key("udp", Choice(&["pass", "refuse"]), Is(r#""pass""#), Live, r#""pass""#,
+                "UDP of enrolled workloads, which the daemon does not carry: `pass` lets it through in clear, `refuse` refuses it."),
+        ],
+    },
+    Section {
+        path: "identity", repeated: false,
+        doc: "Who issues the workloads' certificates: one of [identity.disk-ca] and [identity.files], unless every workload brings its own.",
+        keys: &[
+            key("trust_domain", TrustDomain, Required, Restart, r#""example.org""#,
+                "The trust domain of this node's workloads."),
+            key("clock_skew", Duration(Duration::ZERO, MINUTE.saturating_mul(5)), Is(r#""0s""#), Live, r#""0s""#,
+                "Difference between clocks that is tolerated when the dates of a peer's certificate are judged."),
+        ],
+    },
+    Section {
+        path: "identity.disk-ca", repeated: false,
+        doc: "An authority whose key lies on this node: the daemon itself issues short-lived certificates, in memory.",
+        keys: DISK_CA,
+    },
+    Section {
+        path: "identity.files", repeated: false,
+        doc: "Certificates that something else writes to disk.",
+        keys: FILES,
+    },
+    Section {
+        path: "identity.federated", repeated: true,
+        doc: "Another trust domain whose workloads are verified against its own roots.",
+        keys: &[
+            key("trust_domain", TrustDomain, Required, Live, r#""partner.example""#,
+                "The other trust domain."),
+            key("bundle", Path, Required, Live, r#""/etc/mtls-daemon/partner.pem""#,
+                "PEM file: its roots."),
+        ],
+    },
+    Section {
+        path: "workload", repeated: true,
+        doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. A changed workload is enrolled anew; its open connections are reset.",
+        keys: &[
+            key("name", Name, Required, Live, r#""web""#,
+                "Its name in logs, metrics and `status`; unique on the node."),
+            key("spiffe_id", SpiffeId, Required, Live, r#""spiffe://example.org/web""#,
+                "Its identity."),
+            key("netns", Path, Unset("see `cgroup` and `unit`"), Live, r#""/run/netns/web""#,
+                "The file that names its network namespace, such as /run/netns/NAME or /proc/PID/ns/net."),
+            key("cgroup", Path, Unset("see `netns` and `unit`"), Live, r#""/sys/fs/cgroup/web""#,
+                "A cgroup2 folder: the network namespace of the processes in it."),
+            key("unit", Unit, Unset("see `netns` and `cgroup`"), Live, r#""web.service""#,
+                "A systemd unit with a network namespace of its own (PrivateNetwork= or NetworkNamespacePath=)."),
+            key("addresses", List(&Ip), Required, Live, r#"["10.0.1.4", "fd00:0:0:1::4"]"#,
+                "Its addresses, assigned in its network namespace."),
+            key("mode", MODES, Unset("`node.mode`"), Live, r#""strict""#,
+                "As `node.mode`, for this workload."),
+            key("excluded", List(&Network), Is("[]"), Live, "[]",
+                "Networks that are not intercepted, besides `network.excluded`."),
+            key("excluded_outbound_ports", List(&Port), Is("[]"), Live, "[]",
+                "Destination ports that are not intercepted, besides the network's."),
+            key("excluded_inbound_ports", List(&Port), Is("[]"), Live, "[8081]",
+                "Its ports that take connections in clear, besides the network's."),
+        ],
+    },
+    Section {
+        path: "workload.disk-ca", repeated: false,
+        doc: "The workload's own authority, in place of the node's.",
+        keys: DISK_CA,
+    },
+    Section {
+        path: "workload.files", repeated: false,
+        doc: "The workload's own certificate files, in place of the node's source.",
+        keys: FILES,
+    },
+    Section {
+        path: "peer", repeated: true,
+        doc: "A workload of another node.",
+        keys: &[
+            key("name", Name, Required, Live, r#""db""#,
+                "Its name in logs and `status`; unique among the peers."),
+            key("spiffe_id", SpiffeId, Required, Live, r#""spiffe://example.org/db""#,
+                "The identity that must be proved at its addresses, and may be proved from them."),
+            key("addresses", List(&Ip), Required, Live, r#"["10.0.2.7"]"#,
+                "Its addresses."),
+            key("tunnel", Peer, Unset("the destination's own address, at `network.tunnel_port`"), Live, r#""10.0.2.7:15008""#,
+                "Address and port at which its daemon takes tunnels for it."),
+        ],
+    },
+    Section {
+        path: "service", repeated: true,
+        doc: "An address that stands for several workloads. Connections to it go round among those that answered lately.",
+        keys: &[
+            key("name", Name, Required, Live, r#""databases""#,
+                "Its name in logs; unique among the services."),
+            key("addresses", List(&Ip), Required, Live, r#"["10.96.0.10"]"#,
+                "The addresses that clients dial."),
+            key("ports", List(&ServicePort), Required, Live, "[5432, { port = 80, target = 8080 }]",
+                "The ports that clients dial. `target` is the port of the endpoints, the same if it is left out."),
+            key("endpoints", List(&Ip), Required, Live, r#"["10.0.2.7"]"#,
+                "Addresses of the workloads and peers behind it."),
+        ],
+    },
+    Section {
+        path: "limits", repeated: false,
+        doc: "Everything that waits has a limit. What exceeds one is refused and counted, never queued without end.",
+        keys: &[
+            key("handshake", Duration(MS.saturating_mul(10), MINUTE), Is(r#""5s""#), Live, r#""5s""#,
+                "A TLS handshake, in either direction."),
+            key("connect", Duration(MS.saturating_mul(10), MINUTE), Is(r#""5s""#), Live, r#""5s""#,
+                "Connecting to a peer's daemon, or to the local application."),
+            key("establish", Duration(MS.saturating_mul(10), MINUTE.saturating_mul(5)), Is(r#""10s""#), Live, r#""10s""#,
+                "From accepting an application's connection to the peer's answer, all steps together."),
+            key("drain", Duration(Duration::ZERO, HOUR), Is(r#""30s""#), Live, r#""30s""#,
+                "From SIGTERM until the connections that are still open are reset."),
+            key("tunnel_idle", Duration(SECOND, DAY), Is(r#""5m""#), Live, r#""5m""#,
+                "A tunnel that carries nothing for this long is closed. Connections themselves have no idle limit."),
+            key("ping_interval", Duration(MS.saturating_mul(100), HOUR), Is(r#""10s""#), Restart, r#""10s""#,
+                "A tunnel that was silent for this long is probed with a PING."),
+            key("ping_timeout", Duration(MS.saturating_mul(100), HOUR), Is(r#""20s""#), Restart, r#""20s""#,
+                "A tunnel whose PING is not answered within this is lost."),
+            key("streams_per_tunnel", Count(1, 1_000_000), Is("1000"), Restart, "1000",
+                "Connections that a tunnel carries at once; the next one makes another tunnel."),
+            key("pending_per_workload", Count(1, 1_000_000), Is("1024"), Live, "1024",
+                "Connections of one workload that are accepted and not yet established."),
+            key("handshakes_per_worker", Count(1, 1_000_000), Is("256"), Live, "256",
+                "TLS handshakes under way at once, in each worker."),
+            key("buffer_per_workload", Size(64 * KIB, 64 * GIB), Is(r#""32MiB""#), Restart, r#""32MiB""#,
+                "Bytes that wait for slow readers, for each workload."),
+            key("buffer_total", Size(KIB * KIB, 1024 * GIB), Is(r#""256MiB""#), Restart, r#""256MiB""#,
+                "Bytes that wait for slow readers, in the whole daemon."),
+        ],
+    },
+    Section {
+        path: "admin", repeated: false,
+        doc: "What `mtls-daemon status`, `connections` and `enrol` talk to.",
+        keys: &[
+            key("socket", Path, Is(r#""/run/mtls-daemon/admin.sock""#), Restart, r#""/run/mtls-daemon/admin.sock""#,
+                "Unix socket for the operator. Root only; its folder is made with mode 0700 if it is not there."),
+        ],
+    },
+    Section {
+        path: "metrics", repeated: false,
+        doc: "What is seen from outside, by plain HTTP: /metrics, /healthz and /readyz. No key and no peer-chosen text is shown there.",
+        keys: &[
+            key("listen", Socket, Is(r#""127.0.0.1:15020""#), Restart, r#""127.0.0.1:15020""#,
+                "Address and port to listen at, in the host's network namespace."),
+        ],
+    },
+    Section {
+        path: "log", repeated: false,
+        doc: "",
+        keys: &[
+            key("format", Choice(&["human", "json"]), Is(r#""human""#), Restart, r#""human""#,
+                "How the lines on standard error look."),
+            key("filter", Filter, Is(r#""info""#), Live, r#""info""#,
+                "What is logged: a level, or levels by module, such as `info,mtls_daemon::pool=debug`."),
+            key("access", Bool, Is("true"), Live, "true",
+                "One line for each connection, at its end."),
+        ],
+    },
+];
+
+impl Section {
+    /// The section of this path; `None` when there is none.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        SECTIONS.iter().find(|section| section.path == path)
+    }
+
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// As it is written in the file: `[node]` or `[[workload]]`.
+    pub fn header(&self) -> String {
+        match self.repeated {
+            true => format!("[[{}]]", self.path),
+            false => format!("[{}]", self.path),
+        }
+    }
+
+    /// `node.mode`, as messages call a key.
+    pub fn path_of(&self, key: &str) -> String {
+        match self.path {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        }
+    }
+}
+
+impl fmt::Display for Applies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Live => "live",
+            Restart => "restart",
+        })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use super::value::{show_duration, show_size};
+        match self {
+            Version => f.write_str("number"),
+            Bool => f.write_str("true or false"),
+            Name => f.write_str("name"),
+            Filter => f.write_str("filter"),
+            Unit => f.write_str("unit name"),
+            Path => f.write_str("absolute path"),
+            Port => f.write_str("port, 1 to 65535"),
+            Ip => f.write_str("address"),
+            Socket | Peer => f.write_str("address:port"),
+            Network => f.write_str("network"),
+            SpiffeId => f.write_str("SPIFFE ID"),
+            TrustDomain => f.write_str("trust domain"),
+            ServicePort => f.write_str("port or { port, target }"),
+            Choice(words) => f.write_str(&words.join(" or ")),
+            Duration(min, max) => {
+                let (min, max) = (show_duration(*min), show_duration(*max));
+                write!(f, "duration, {min} to {max}")
+            }
+            Size(min, max) => write!(f, "size, {} to {}", show_size(*min), show_size(*max)),
+            Count(min, max) => write!(f, "number, {min} to {max}"),
+            List(of) => write!(f, "list: {of}"),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! From the file's text to the validated configuration: every section in
+//! turn, then what they say of each other (`check.rs`).
+
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::check;
+use super::mistakes::{Complaint, Mistakes};
+use super::reader::{Part, Reader};
+use super::value::{Bytes, is_name};
+use super::{
+    Admin, Config, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
+    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source, Udp, Unknown, Workload,
+};
+
+/// A good configuration, and what is strange about it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Mistakes,
+}
+
+/// The items of the file with the parts that they were read from, for the checks between them.
+pub(super) struct Draft<'r> {
+    pub(super) network: Part<'r>,
+    pub(super) limits: Part<'r>,
+    pub(super) identity: Part<'r>,
+    pub(super) federated: Vec<(FederatedBundle, Part<'r>)>,
+    pub(super) workloads: Vec<(Workload, Part<'r>)>,
+    pub(super) peers: Vec<(Peer, Part<'r>)>,
+    pub(super) services: Vec<(Service, Part<'r>)>,
+    /// No workload, peer or service was left out for its mistakes.
+    pub(super) complete: bool,
+}
+
+/// Reads a configuration from its text; `name` is what messages call the file.
+pub fn read_text(name: &str, text: &str) -> Result<Loaded, Mistakes> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let complaints = errors.iter().map(|error| syntax(error, text)).collect();
+        return Err(Mistakes::in_text(name, text, complaints));
+    }
+    let reader = Reader::new(text);
+    let mut warnings = Vec::new();
+    let config = {
+        let root = Part::root(&reader, document.get_ref());
+        read(&root, &mut warnings)
+    };
+    let mistakes = Mistakes::in_text(name, text, reader.into_complaints());
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(Loaded {
+            config,
+            warnings: Mistakes::in_text(name, text, warnings),
+        }),
+        _ => Err(mistakes),
+    }
+}
+
+fn syntax(error: &toml::de::Error, text: &str) -> Complaint {
+    let span = error.span().unwrap_or(text.len()..text.len());
+    Complaint::new(
+        span,
+        format!("this is not TOML: {}", error.message()),
+        "correct the line; texts stand in \"quotes\", lists in [brackets]",
+    )
+}
+
+fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
+    version(root);
+    let node = node(&root.table("node"));
+    let kernel = kernel(&root.table("kernel"));
+    let network_part = root.table("network");
+    let network = network(&network_part);
+    let identity_part = root.table("identity");
+    let (identity, federated) = identity(&identity_part);
+    let (workloads, complete_workloads) = each(root, "workload", workload);
+    let (peers, complete_peers) = each(root, "peer", peer);
+    let (services, complete_services) = each(root, "service", service);
+    let limits_part = root.table("limits");
+    let limits = limits(&limits_part);
+    let admin = root
+        .table("admin")
+        .get("socket")
+        .map(|socket| Admin { socket });
+    let metrics = root
+        .table("metrics")
+        .get("listen")
+        .map(|listen| Metrics { listen });
+    let log = log(&root.table("log"));
+
+    let draft = Draft {
+        network: network_part,
+        limits: limits_part,
+        identity: identity_part,
+        federated,
+        workloads,
+        peers,
+        services,
+        complete: complete_workloads && complete_peers && complete_services,
+    };
+    check::check(
+        &draft,
+        identity.as_ref(),
+        network.as_ref(),
+        limits.as_ref(),
+        warnings,
+    );
+
+    let mut identity = identity?;
+    identity.federated = values(draft.federated);
+    Some(Config {
+        node: node?,
+        kernel: kernel?,
+        network: network?,
+        identity,
+        workloads: values(draft.workloads),
+        peers: values(draft.peers),
+        services: values(draft.services),
+        limits: limits?,
+        admin: admin?,
+        metrics: metrics?,
+        log: log?,
+    })
+}
+
+fn values<T>(items: Vec<(T, Part<'_>)>) -> Vec<T> {
+    items.into_iter().map(|(item, _)| item).collect()
+}
+
+/// Every `[[name]]` that could be read, and whether all could.
+fn each<'r, T>(
+    root: &Part<'r>,
+    name: &str,
+    read: impl Fn(&Part<'r>) -> Option<T>,
+) -> (Vec<(T, Part<'r>)>, bool) {
+    let parts = root.each(name);
+    let count = parts.len();
+    let items: Vec<_> = parts
+        .into_iter()
+        .filter_map(|part| Some((read(&part)?, part)))
+        .collect();
+    let complete = items.len() == count;
+    (items, complete)
+}
+
+fn version(root: &Part<'_>) {
+    match root.get::<u32>("version") {
+        Some(1) | None => {}
+        Some(other) => root.complain(
+            root.at("version"),
+            format!("version {other} is not known to this daemon"),
+            "write version = 1, or use the daemon that the file is for",
+        ),
+    }
+}
+
+fn node(part: &Part<'_>) -> Option<Node> {
+    let given = part.get::<String>("name");
+    let name = given.or_else(|| host_name(part));
+    let mode = part.get::<Mode>("mode");
+    let unknown = part.get::<Unknown>("unknown");
+    let outside = part.get::<Outside>("outside");
+    let workers = part.get::<usize>("workers");
+    Some(Node {
+        name: name?,
+        mode: mode?,
+        unknown: unknown?,
+        outside: outside?,
+        workers: workers?,
+    })
+}
+
+fn host_name(part: &Part<'_>) -> Option<String> {
+    if part.has("name") {
+        return None;
+    }
+    let host = nix::unistd::gethostname().ok()?.into_string().ok();
+    let name = host.filter(|host| is_name(host));
+    if name.is_none() {
+        part.complain(
+            part.at("name"),
+            "the host's name does not serve as node.name".to_owned(),
+            "write node.name",
+        );
+    }
+    name
+}
+
+fn kernel(part: &Part<'_>) -> Option<Kernel> {
+    let cgroup = part.get("cgroup");
+    Some(Kernel {
+        cgroup,
+        pins: part.get("pins")?,
+    })
+}
+
+fn network(part: &Part<'_>) -> Option<Network> {
+    let tunnel_port = part.get::<u16>("tunnel_port");
+    let mesh = part.get("mesh");
+    let excluded = part.get("excluded");
+    let excluded_outbound_ports = part.get("excluded_outbound_ports");
+    let excluded_inbound_ports = part.get("excluded_inbound_ports");
+    let udp = part.get::<Udp>("udp");
+    Some(Network {
+        tunnel_port: tunnel_port?,
+        mesh: mesh?,
+        excluded: excluded?,
+        excluded_outbound_ports: excluded_outbound_ports?,
+        excluded_inbound_ports: excluded_inbound_ports?,
+        udp: udp?,
+    })
+}
+
+fn identity<'r>(part: &Part<'r>) -> (Option<Identity>, Vec<(FederatedBundle, Part<'r>)>) {
+    let trust_domain = part.get("trust_domain");
+    let clock_skew = part.get::<Duration>("clock_skew");
+    let source = source(part);
+    let (federated, _) = each(part, "federated", |part| {
+        let trust_domain = part.get("trust_domain");
+        let bundle = part.get("bundle");
+        Some(FederatedBundle {
+            trust_domain: trust_domain?,
+            bundle: bundle?,
+        })
+    });
+    let identity = || {
+        Some(Identity {
+            trust_domain: trust_domain?,
+            source,
+            clock_skew: clock_skew?,
+            federated: Vec::new(),
+        })
+    };
+    (identity(), federated)
+}
+
+/// The source in a part, which may name one at most.
+fn source(part: &Part<'_>) -> Option<Source> {
+    let disk_ca = part.maybe("disk-ca");
+    let files = part.maybe("files");
+    if let (Some(_), Some(_)) = (&disk_ca, &files) {
+        part.complain(
+            part.at("files"),
+            "certificates come from one source, here are two".to_owned(),
+            "keep either disk-ca or files",
+        );
+    }
+    let disk_ca = disk_ca.and_then(|part| {
+        let certificate = part.get("certificate");
+        let key = part.get("key");
+        let bundle = part.get("bundle");
+        let svid_ttl = part.get::<Duration>("svid_ttl");
+        Some(Source::DiskCa(DiskCa {
+            certificate: certificate?,
+            key: key?,
+            bundle,
+            svid_ttl: svid_ttl?,
+        }))
+    });
+    let files = files.and_then(|part| {
+        let certificate = part.get("certificate");
+        let key = part.get("key");
+        let bundle = part.get("bundle");
+        Some(Source::Files(Files {
+            certificate: certificate?,
+            key: key?,
+            bundle: bundle?,
+        }))
+    });
+    disk_ca.or(files)
+}
+
+fn workload(part: &Part<'_>) -> Option<Workload> {
+    let name = part.get("name");
+    let spiffe_id = part.get("spiffe_id");
+    let place = place(part);
+    let addresses = part.get("addresses");
+    let mode = part.get::<Mode>("mode");
+    let source = source(part);
+    let excluded = part.get("excluded");
+    let excluded_outbound_ports = part.get("excluded_outbound_ports");
+    let excluded_inbound_ports = part.get("excluded_inbound_ports");
+    Some(Workload {
+        name: name?,
+        spiffe_id: spiffe_id?,
+        place: place?,
+        addresses: addresses?,
+        mode,
+        source,
+        excluded: excluded?,
+        excluded_outbound_ports: excluded_outbound_ports?,
+        excluded_inbound_ports: excluded_inbound_ports?,
+    })
+}
+
+fn place(part: &Part<'_>) -> Option<Place> {
+    let found = [
+        part.get("netns").map(Place::Netns),
+        part.get("cgroup").map(Place::Cgroup),
+        part.get("unit").map(Place::Unit),
+    ];
+    let given: Vec<&str> = ["netns", "cgroup", "unit"]
+        .into_iter()
+        .filter(|name| part.has(name))
+        .collect();
+    match given.as_slice() {
+        [_] => found.into_iter().flatten().next(),
+        [] => {
+            part.complain(
+                part.at("name"),
+                "nothing says where the workload is".to_owned(),
+                "add one of netns, cgroup and unit",
+            );
+            None
+        }
+        [_, second, ..] => {
+            part.complain(
+                part.at(second),
+                format!("the workload is in one place, here are {}", given.len()),
+                "keep one of netns, cgroup and unit",
+            );
+            None
+        }
+    }
+}
+
+fn peer(part: &Part<'_>) -> Option<Peer> {
+    let name = part.get("name");
+    let spiffe_id = part.get("spiffe_id");
+    let addresses = part.get("addresses");
+    let tunnel = part.get("tunnel");
+    Some(Peer {
+        name: name?,
+        spiffe_id: spiffe_id?,
+        addresses: addresses?,
+        tunnel,
+    })
+}
+
+fn service(part: &Part<'_>) -> Option<Service> {
+    let name = part.get("name");
+    let addresses = part.get("addresses");
+    let ports = part.get("ports");
+    let endpoints = part.get("endpoints");
+    Some(Service {
+        name: name?,
+        addresses: addresses?,
+        ports: ports?,
+        endpoints: endpoints?,
+    })
+}
+
+fn limits(part: &Part<'_>) -> Option<Limits> {
+    let duration = |name| part.get::<Duration>(name);
+    let bytes = |name| usize::try_from(part.get::<Bytes>(name)?.0).ok();
+    let handshake = duration("handshake");
+    let connect = duration("connect");
+    let establish = duration("establish");
+    let drain = duration("drain");
+    let tunnel_idle = duration("tunnel_idle");
+    let ping_interval = duration("ping_interval");
+    let ping_timeout = duration("ping_timeout");
+    let streams_per_tunnel = part.get::<u32>("streams_per_tunnel");
+    let pending_per_workload = part.get::<usize>("pending_per_workload");
+    let handshakes_per_worker = part.get::<usize>("handshakes_per_worker");
+    let buffer_per_workload = bytes("buffer_per_workload");
+    let buffer_total = bytes("buffer_total");
+    Some(Limits {
+        handshake: handshake?,
+        connect: connect?,
+        establish: establish?,
+        drain: drain?,
+        tunnel_idle: tunnel_idle?,
+        ping_interval: ping_interval?,
+        ping_timeout: ping_timeout?,
+        streams_per_tunnel: streams_per_tunnel?,
+        pending_per_workload: pending_per_workload?,
+        handshakes_per_worker: handshakes_per_worker?,
+        buffer_per_workload: buffer_per_workload?,
+        buffer_total: buffer_total?,
+    })
+}
+
+fn log(part: &Part<'_>) -> Option<Log> {
+    let format = part.get::<LogFormat>("format");
+    let filter = part.get("filter");
+    let access = part.get::<bool>("access");
+    Some(Log {
+        format: format?,
+        filter: filter?,
+        access: access?,
+    })
+}

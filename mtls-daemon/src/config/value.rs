@@ -1,0 +1,572 @@
+//! Values: what a piece of TOML means, and what to write when it means nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::DeValue;
+use tracing_subscriber::EnvFilter;
+
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+use super::keys::Shape;
+use super::mistakes::{Complaint, nearest};
+use super::{LogFormat, Mode, Outside, ServicePort, Udp, Unknown};
+
+/// A type that the reader can make of a TOML value of some shape. What is
+/// wrong goes to `wrong`; `None` means that something did.
+pub(super) trait Value: Sized {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self>;
+}
+
+/// Bytes, as the file writes them: `"64MiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bytes(pub(super) u64);
+
+const UNITS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60 * 1000),
+    ("h", 3600 * 1000),
+    ("d", 24 * 3600 * 1000),
+];
+const SIZES: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+/// The largest unit that loses nothing: "5m", "1500ms".
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let (unit, size) = UNITS
+        .iter()
+        .rev()
+        .find(|(_, size)| millis % u128::from(*size) == 0)
+        .unwrap_or(&UNITS[0]);
+    format!("{}{unit}", millis / u128::from(*size))
+}
+
+/// The largest unit that loses nothing: "64MiB".
+pub(super) fn show_size(bytes: u64) -> String {
+    let (unit, size) = SIZES
+        .iter()
+        .rev()
+        .find(|(_, size)| bytes % size == 0 && bytes > 0)
+        .unwrap_or(&SIZES[0]);
+    format!("{}{unit}", bytes / size)
+}
+
+/// "1h30m", "500ms": numbers with units, largest first or not.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut millis = 0_u64;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.len()
+            - rest
+                .trim_start_matches(|c: char| c.is_ascii_lowercase())
+                .len();
+        let (_, size) = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters])?;
+        rest = &rest[letters..];
+        millis = millis.checked_add(number.checked_mul(*size)?)?;
+    }
+    Some(Duration::from_millis(millis))
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().ok()?;
+    let (_, size) = SIZES.iter().find(|(unit, _)| *unit == &text[digits..])?;
+    number.checked_mul(*size)
+}
+
+/// The text of a string value, or a complaint that shows how it should look.
+fn text<'a>(
+    value: &'a Spanned<DeValue<'_>>,
+    wanted: &str,
+    example: &str,
+    wrong: &mut Vec<Complaint>,
+) -> Option<&'a str> {
+    let found = value.get_ref().as_str();
+    if found.is_none() {
+        wrong.push(Complaint::new(
+            value.span(),
+            format!("expected {wanted}, found {}", kind(value)),
+            format!("write a text in quotes, such as {example}"),
+        ));
+    }
+    found
+}
+
+fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
+    match value.get_ref() {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn integer(value: &Spanned<DeValue<'_>>, shape: &Shape, wrong: &mut Vec<Complaint>) -> Option<u64> {
+    let bounds = match shape {
+        Shape::Count(min, max) => *min..=*max,
+        Shape::Port => 1..=u64::from(u16::MAX),
+        _ => 0..=u64::MAX,
+    };
+    let number = value
+        .get_ref()
+        .as_integer()
+        .and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
+    let Some(number) = number else {
+        wrong.push(Complaint::new(
+            value.span(),
+            format!("expected a {shape}, found {}", kind(value)),
+            format!("write a number without quotes, such as {}", bounds.start()),
+        ));
+        return None;
+    };
+    match u64::try_from(number) {
+        Ok(number) if bounds.contains(&number) => Some(number),
+        _ => {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{number} is out of range"),
+                format!("write a {shape}"),
+            ));
+            None
+        }
+    }
+}
+
+macro_rules! numbers {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn read(
+                value: &Spanned<DeValue<'_>>,
+                shape: &Shape,
+                wrong: &mut Vec<Complaint>,
+            ) -> Option<Self> {
+                let number = integer(value, shape, wrong)?;
+                let converted = Self::try_from(number).ok();
+                if converted.is_none() {
+                    wrong.push(Complaint::new(
+                        value.span(),
+                        format!("{number} is too large"),
+                        format!("write at most {}", Self::MAX),
+                    ));
+                }
+                converted
+            }
+        }
+    )*};
+}
+numbers!(u16, u32, usize);
+
+impl Value for bool {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("expected true or false, found {}", kind(value)),
+                "write true or false, without quotes",
+            ));
+        }
+        found
+    }
+}
+
+impl Value for Duration {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let text = text(value, "a duration", r#""5s""#, wrong)?;
+        let Some(duration) = parse_duration(text) else {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no duration"),
+                r#"write a number and ms, s, m, h or d, such as "500ms", "5s" or "1h30m""#,
+            ));
+            return None;
+        };
+        if let Shape::Duration(min, max) = shape
+            && !(*min..=*max).contains(&duration)
+        {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is out of range"),
+                format!("write a {shape}"),
+            ));
+            return None;
+        }
+        Some(duration)
+    }
+}
+
+impl Value for Bytes {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let text = text(value, "a size", r#""64MiB""#, wrong)?;
+        let Some(size) = parse_size(text) else {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no size"),
+                r#"write a number and B, KiB, MiB, GiB or TiB, such as "64MiB""#,
+            ));
+            return None;
+        };
+        if let Shape::Size(min, max) = shape
+            && !(*min..=*max).contains(&size)
+        {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is out of range"),
+                format!("write a {shape}"),
+            ));
+            return None;
+        }
+        Some(Self(size))
+    }
+}
+
+impl Value for String {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let text = text(value, "a text", r#""web""#, wrong)?;
+        let complaint = match shape {
+            Shape::Name if !is_name(text) => Some((
+                format!("{text:?} is no name"),
+                "write 1 to 253 letters, digits, '.', '-' or '_'".to_owned(),
+            )),
+            Shape::Unit if !is_unit(text) => Some((
+                format!("{text:?} is no systemd unit"),
+                r#"write its whole name, such as "nginx.service""#.to_owned(),
+            )),
+            Shape::Filter => EnvFilter::builder().parse(text).err().map(|_error| {
+                (
+                    format!("{text:?} is no log filter"),
+                    r#"write a level, such as "info", or levels by module, such as "info,mtls_daemon::pool=debug""#
+                        .to_owned(),
+                )
+            }),
+            _ => None,
+        };
+        if let Some((what, remedy)) = complaint {
+            wrong.push(Complaint::new(value.span(), what, remedy));
+            return None;
+        }
+        Some(text.to_owned())
+    }
+}
+
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// The characters of systemd.unit(5), and a type.
+fn is_unit(text: &str) -> bool {
+    let allowed =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@');
+    let typed = [".service", ".scope", ".slice"]
+        .iter()
+        .any(|kind| text.strip_suffix(kind).is_some_and(|name| !name.is_empty()));
+    text.len() <= 255 && text.bytes().all(allowed) && typed
+}
+
+impl Value for PathBuf {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(
+            value,
+            "an absolute path",
+            r#""/etc/mtls-daemon/ca.pem""#,
+            wrong,
+        )?;
+        let path = Self::from(text);
+        if !path.is_absolute() || text.contains('\0') {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no absolute path"),
+                "write the whole path, from / on: a daemon has no current folder to speak of",
+            ));
+            return None;
+        }
+        Some(path)
+    }
+}
+
+impl Value for IpAddr {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "an address", r#""10.0.1.4""#, wrong)?;
+        let Ok(address) = text.parse::<Self>() else {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no IP address"),
+                r#"write an address without port or prefix length, such as "10.0.1.4" or "fd00::4""#,
+            ));
+            return None;
+        };
+        if address.to_canonical() != address {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is an IPv4 address in IPv6 clothes"),
+                format!("write \"{}\"", address.to_canonical()),
+            ));
+            return None;
+        }
+        let link_local = match address {
+            Self::V4(_) => false,
+            Self::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local
+        {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} does not say which workload is meant"),
+                "write an address that other workloads reach it at: not a loopback, link-local, unspecified or multicast one",
+            ));
+            return None;
+        }
+        Some(address)
+    }
+}
+
+impl Value for IpNet {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "a network", r#""10.0.0.0/16""#, wrong)?;
+        let Ok(network) = text.parse::<Self>() else {
+            let single = text.parse::<IpAddr>().map(Self::from);
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no network"),
+                match single {
+                    Ok(single) => format!("write the prefix length too: \"{single}\" for this one address"),
+                    Err(_) => {
+                        r#"write an address and a prefix length, such as "10.0.0.0/16" or "fd00::/48""#
+                            .to_owned()
+                    }
+                },
+            ));
+            return None;
+        };
+        if network != network.trunc() {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} has bits set behind its prefix length"),
+                format!(
+                    "write \"{}\", or the length that was meant",
+                    network.trunc()
+                ),
+            ));
+            return None;
+        }
+        Some(network)
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let text = text(value, "an address and port", r#""127.0.0.1:15020""#, wrong)?;
+        let Ok(address) = text.parse::<Self>() else {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no address and port"),
+                r#"write both, such as "127.0.0.1:15020" or "[::1]:15020"; names are not looked up"#,
+            ));
+            return None;
+        };
+        if *shape == Shape::Peer && (address.port() == 0 || address.ip().is_unspecified()) {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("nothing can be reached at {text:?}"),
+                "write the address and the port at which the peer's daemon takes tunnels",
+            ));
+            return None;
+        }
+        Some(address)
+    }
+}
+
+impl Value for SpiffeId {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "a SPIFFE ID", r#""spiffe://example.org/web""#, wrong)?;
+        text.parse::<Self>()
+            .map_err(|error| {
+                wrong.push(Complaint::new(
+                    value.span(),
+                    format!("{text:?} is no SPIFFE ID: {error}"),
+                    r#"write one such as "spiffe://example.org/web""#,
+                ));
+            })
+            .ok()
+    }
+}
+
+impl Value for TrustDomain {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "a trust domain", r#""example.org""#, wrong)?;
+        text.parse::<Self>()
+            .map_err(|error| {
+                wrong.push(Complaint::new(
+                    value.span(),
+                    format!("{text:?} is no trust domain: {error}"),
+                    r#"write it without spiffe:// and path, such as "example.org""#,
+                ));
+            })
+            .ok()
+    }
+}
+
+impl Value for ServicePort {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let Some(table) = value.get_ref().as_table() else {
+            let port = u16::read(value, &Shape::Port, wrong)?;
+            return Some(Self { port, target: port });
+        };
+        let mut found: [Option<u16>; 2] = [None, None];
+        let mut good = true;
+        for (key, value) in table {
+            let slot = match key.get_ref().as_ref() {
+                "port" => 0,
+                "target" => 1,
+                unknown => {
+                    wrong.push(Complaint::new(
+                        key.span(),
+                        format!("a service's port has no key {unknown:?}"),
+                        "write { port = 80, target = 8080 }",
+                    ));
+                    good = false;
+                    continue;
+                }
+            };
+            found[slot] = u16::read(value, &Shape::Port, wrong);
+            good &= found[slot].is_some();
+        }
+        match found {
+            [Some(port), target] if good => Some(Self {
+                port,
+                target: target.unwrap_or(port),
+            }),
+            _ => {
+                if good {
+                    wrong.push(Complaint::new(
+                        value.span(),
+                        "the port that clients dial is missing",
+                        "write { port = 80, target = 8080 }",
+                    ));
+                }
+                None
+            }
+        }
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn read(
+        value: &Spanned<DeValue<'_>>,
+        shape: &Shape,
+        wrong: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let inner = match shape {
+            Shape::List(inner) => inner,
+            other => other,
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("expected a list, found {}", kind(value)),
+                "put brackets around it: [...]",
+            ));
+            return None;
+        };
+        let items: Vec<Option<T>> = array
+            .iter()
+            .map(|item| T::read(item, inner, wrong))
+            .collect();
+        items.into_iter().collect()
+    }
+}
+
+macro_rules! choices {
+    ($($type:ident { $($word:literal => $variant:ident,)* })*) => {$(
+        impl Value for $type {
+            fn read(
+                value: &Spanned<DeValue<'_>>,
+                shape: &Shape,
+                wrong: &mut Vec<Complaint>,
+            ) -> Option<Self> {
+                let example = [$($word),*][0];
+                let example = format!("\"{example}\"");
+                match text(value, &shape.to_string(), &example, wrong)? {
+                    $($word => Some(Self::$variant),)*
+                    other => {
+                        wrong.push(no_choice(value, other, shape));
+                        None
+                    }
+                }
+            }
+        }
+    )*};
+}
+choices! {
+    Mode { "off" => Off, "strict" => Strict, "DISABLE" => Off, "STRICT" => Strict, }
+    Unknown { "refuse" => Refuse, "pass" => Pass, }
+    Outside { "direct" => Direct, "refuse" => Refuse, }
+    Udp { "pass" => Pass, "refuse" => Refuse, }
+    LogFormat { "human" => Human, "json" => Json, }
+}
+
+fn no_choice(value: &Spanned<DeValue<'_>>, found: &str, shape: &Shape) -> Complaint {
+    let words: &[&str] = match shape {
+        Shape::Choice(words) => words,
+        _ => &[],
+    };
+    if words.contains(&"strict") && found.eq_ignore_ascii_case("permissive") {
+        return Complaint::new(
+            value.span(),
+            "the mode \"permissive\" is not there yet",
+            "write \"strict\", and exclude the ports or networks of clients that cannot speak mutual TLS, or write \"off\"",
+        );
+    }
+    let remedy = match nearest(found, words.iter().copied()) {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None => format!("write \"{}\"", words.join("\" or \"")),
+    };
+    Complaint::new(
+        value.span(),
+        format!("{found:?} is none of the choices"),
+        remedy,
+    )
+}
