@@ -1,1 +1,32 @@
-//! Harness.
+//! The harness of the end-to-end stories, the demo and the benchmarks: nodes
+//! made of network namespaces and cgroups, real daemons, real applications,
+//! and a capture of the wire between the nodes that says what it saw.
+//!
+//! Nothing here is part of the daemon, and the daemon knows nothing of it.
+
+// Leaves.
+pub mod deadline;
+pub mod error;
+pub mod programs;
+pub mod script;
+
+// What the kernel gives; everything is named after the run that owns it.
+pub mod cgroup;
+pub mod netns;
+pub mod process;
+pub mod run;
+
+// The stage: nodes, pods, and who plays in them.
+pub mod leftovers;
+pub mod node;
+pub mod player;
+pub mod pod;
+pub mod scene;
+
+// What was on the wire.
+pub mod capture;
+
+pub use error::{Doing, Error, Result, ensure, ensure_eq};
+pub use node::{Family, Node, two_nodes};
+pub use pod::Pod;
+pub use scene::{Scene, play};

@@ -1,0 +1,97 @@
+//! Finding programs: our own binaries beside the running one, and the
+//! distribution's, with the package that holds each.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The small application that stories put into pods.
+pub fn test_app() -> Result<PathBuf> {
+    built("mtls-test-app", "MTLS_TEST_APP", "mtls-tests")
+}
+
+/// The real daemon.
+pub fn daemon() -> Result<PathBuf> {
+    built("mtls-daemon", "MTLS_DAEMON", "mtls-daemon")
+}
+
+/// Folder for the logs of failed stories, beside the binaries.
+pub fn failure_logs() -> Result<PathBuf> {
+    let app = test_app()?;
+    Ok(app
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join("failed-stories"))
+}
+
+/// A binary of this workspace: named by `variable`, or in the build folder
+/// that the running program comes from.
+fn built(name: &str, variable: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().unwrap_or_default();
+    own.ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Error::Unexpected(format!(
+                "{name} is not built; run: cargo build -p {package} --bins (or set {variable})"
+            ))
+        })
+}
+
+/// A distribution's program; without it the story fails and says what to install.
+pub fn need(program: &str) -> Result<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .chain(postgresql_folders())
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::Missing {
+            program: program.to_owned(),
+            package: package_of(program),
+        })
+}
+
+/// Debian keeps a server's programs apart for each major version; newest first.
+fn postgresql_folders() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = crate::run::list(Path::new("/usr/lib/postgresql"))
+        .into_iter()
+        .filter_map(|(path, name)| Some((name.parse().ok()?, path.join("bin"))))
+        .collect();
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    versions.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Debian's package for each program that stories use.
+fn package_of(program: &str) -> &'static str {
+    match program {
+        "ip" => "iproute2",
+        "nginx" => "nginx-light",
+        "curl" => "curl",
+        "redis-server" => "redis-server",
+        "redis-cli" | "redis-benchmark" => "redis-tools",
+        "initdb" | "postgres" | "pg_ctl" => "postgresql",
+        "psql" => "postgresql-client",
+        "pgbench" => "postgresql-contrib",
+        "iperf3" => "iperf3",
+        _ => "(find its package with: apt-file search)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        assert!(need("sh").is_ok());
+        let missing = need("redis-benchmark-that-nobody-has").unwrap_err();
+        assert!(missing.to_string().contains("is not installed"));
+        assert_eq!(package_of("pgbench"), "postgresql-contrib");
+    }
+}
