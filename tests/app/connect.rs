@@ -98,11 +98,8 @@ fn connect_blocking(socket: Socket, to: SocketAddr, how: How) -> io::Result<Sock
     match how {
         How::IoUring => uring::connect(&socket, to)?,
         How::FastOpenSend => {
-            let sent = socket.send_to_with_flags(
-                FIRST_BYTE.as_bytes(),
-                &to.into(),
-                libc::MSG_FASTOPEN,
-            )?;
+            let sent =
+                socket.send_to_with_flags(FIRST_BYTE.as_bytes(), &to.into(), libc::MSG_FASTOPEN)?;
             if sent != FIRST_BYTE.len() {
                 return Err(io::ErrorKind::WriteZero.into());
             }

@@ -16,8 +16,14 @@ fn harness_sees_plain_text() -> Result {
         let mut listener = server.serve(
             8080,
             [
-                Step::Receive { bytes: MIB, seed: 1 },
-                Step::Send { bytes: MIB, seed: 2 },
+                Step::Receive {
+                    bytes: MIB,
+                    seed: 1,
+                },
+                Step::Send {
+                    bytes: MIB,
+                    seed: 2,
+                },
             ],
         )?;
         for family in Family::BOTH {
@@ -25,7 +31,10 @@ fn harness_sees_plain_text() -> Result {
             let ended = client.connect(
                 to,
                 [
-                    Step::Send { bytes: MIB, seed: 1 },
+                    Step::Send {
+                        bytes: MIB,
+                        seed: 1,
+                    },
                     Step::HalfClose,
                     Step::ReceiveToEnd { seed: 2 },
                 ],
@@ -61,12 +70,12 @@ fn harness_opens_connections_in_every_way() -> Result {
             ..SocketKind::default()
         };
         let _plain = server.serve(8081, [Step::Echo])?;
-        let _mptcp = server.serve_as(
-            mtls_tests::script::Serve::on(8082, [Step::Echo]).socket(SocketKind {
+        let _mptcp = server.serve_as(mtls_tests::script::Serve::on(8082, [Step::Echo]).socket(
+            SocketKind {
                 v6_only: true,
                 ..mptcp
-            }),
-        )?;
+            },
+        ))?;
         let talk = [Step::Say("hello".into()), Step::Hear("hello".into())];
         for family in Family::BOTH {
             for how in [
@@ -87,8 +96,7 @@ fn harness_opens_connections_in_every_way() -> Result {
                 Step::Say("hello".into()),
                 Step::Hear("hello".into()),
             ];
-            let task =
-                Connect::to(server.at(family, 8081), with_first).how(How::FastOpenSend);
+            let task = Connect::to(server.at(family, 8081), with_first).how(How::FastOpenSend);
             client.connect_as(task)?.ended_well()?;
             let refused = client.connect(server.at(family, 9), talk.clone())?;
             ensure(refused.failed_to_connect(), || format!("{refused:?}"))?;
@@ -111,9 +119,8 @@ fn harness_holds_a_thousand_connections() -> Result {
             Step::Say("after".into()),
             Step::Hear("after".into()),
         ];
-        let mut many = client.connect_as(
-            Connect::to(server.at(Family::V6, 8080), script).many(1000, 1000),
-        )?;
+        let mut many =
+            client.connect_as(Connect::to(server.at(Family::V6, 8080), script).many(1000, 1000))?;
         ensure_eq(many.held()?, 1000, "connections open at once")?;
         many.go()?;
         many.ended_well()?;

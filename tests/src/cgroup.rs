@@ -134,8 +134,7 @@ fn wait_until_empty(cgroup: &Path) -> Result {
     let path = cgroup.join("cgroup.events");
     let deadline = Deadline::default();
     loop {
-        let mut events =
-            fs::File::open(&path).doing(|| format!("opening {}", path.display()))?;
+        let mut events = fs::File::open(&path).doing(|| format!("opening {}", path.display()))?;
         let mut text = String::new();
         events
             .read_to_string(&mut text)

@@ -58,7 +58,10 @@ fn traces(wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     }
     for mount in run::mounts_below(runs)? {
         let parts = mount.strip_prefix(runs).unwrap_or(&mount).components();
-        if parts.take(2).any(|part| wanted(&part.as_os_str().to_string_lossy())) {
+        if parts
+            .take(2)
+            .any(|part| wanted(&part.as_os_str().to_string_lossy()))
+        {
             found.push(format!("mount {}", mount.display()));
         }
     }

@@ -33,7 +33,13 @@ impl Netns {
         let fd = on_own_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let own = Path::new("/proc/thread-self/ns/net");
-            mount(Some(own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            mount(
+                Some(own),
+                path,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
             Ok(OwnedFd::from(File::open(own)?))
         });
         let fd = match fd {
@@ -201,7 +207,10 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Re
     })
 }
 
-#[expect(unsafe_code, reason = "neither libc's wrappers nor nix know SO_NETNS_COOKIE")]
+#[expect(
+    unsafe_code,
+    reason = "neither libc's wrappers nor nix know SO_NETNS_COOKIE"
+)]
 fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

@@ -136,9 +136,7 @@ impl Node {
         let node = self.0.number;
         match family {
             Family::V4 => Ipv4Addr::new(10, 0, node, number).into(),
-            Family::V6 => {
-                Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, number.into()).into()
-            }
+            Family::V6 => Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, number.into()).into(),
         }
     }
 
@@ -169,7 +167,11 @@ impl Node {
 
     /// Watches the wire from this node's end.
     pub fn capture_wire(&self) -> Result<Capture> {
-        let file = self.0.scene.logs().join(format!("wire-{}.pcap", self.0.name));
+        let file = self
+            .0
+            .scene
+            .logs()
+            .join(format!("wire-{}.pcap", self.0.name));
         Capture::start(self.netns(), WIRE, &file)
     }
 

@@ -145,7 +145,15 @@ impl Pod {
     }
 
     pub fn udp_ask(&self, to: SocketAddr, how: UdpHow) -> Result<Udp> {
-        Client::start(self, &Task::UdpAsk { from: None, to, how })?.datagram()
+        Client::start(
+            self,
+            &Task::UdpAsk {
+                from: None,
+                to,
+                how,
+            },
+        )?
+        .datagram()
     }
 }
 
@@ -153,6 +161,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The pair would go with the namespace, only some time later, and a
         // pod that takes this one's place could not have its name.
-        let _ = self.node.netns().ip(&format!("link del pod{}\n", self.number));
+        let _ = self
+            .node
+            .netns()
+            .ip(&format!("link del pod{}\n", self.number));
     }
 }

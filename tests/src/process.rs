@@ -258,7 +258,10 @@ impl Place {
 
 /// The raw system calls: libc's own want to bring all threads along, and the
 /// child of a fork has only one.
-#[expect(unsafe_code, reason = "libc's wrappers are not safe between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "libc's wrappers are not safe between fork and exec"
+)]
 fn become_user(user: &User) -> io::Result<()> {
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     // SAFETY: plain integers; `setgroups` with a length of 0 reads no memory.
@@ -443,7 +446,11 @@ pub struct Talker {
 }
 
 impl Talker {
-    fn new(process: Process, stdin: Option<ChildStdin>, stdout: Option<ChildStdout>) -> Result<Self> {
+    fn new(
+        process: Process,
+        stdin: Option<ChildStdin>,
+        stdout: Option<ChildStdout>,
+    ) -> Result<Self> {
         // The pipe is always emptied, or a program with much to say would stop.
         let (sender, lines) = channel();
         let reader = stdout.map(|stdout| {

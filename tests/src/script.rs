@@ -12,8 +12,14 @@ use serde::{Deserialize, Serialize};
 pub enum Task {
     Serve(Serve),
     Connect(Connect),
-    UdpEcho { listen: Vec<SocketAddr> },
-    UdpAsk { from: Option<SocketAddr>, to: SocketAddr, how: UdpHow },
+    UdpEcho {
+        listen: Vec<SocketAddr>,
+    },
+    UdpAsk {
+        from: Option<SocketAddr>,
+        to: SocketAddr,
+        how: UdpHow,
+    },
 }
 
 /// Listens, and plays `script` on every connection it accepts.
@@ -76,14 +82,28 @@ pub enum UdpHow {
 /// every step, and the receiver compares every one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    Send { bytes: u64, seed: u64 },
+    Send {
+        bytes: u64,
+        seed: u64,
+    },
     /// Until the other side cuts the connection.
-    SendForEver { seed: u64 },
-    Receive { bytes: u64, seed: u64 },
+    SendForEver {
+        seed: u64,
+    },
+    Receive {
+        bytes: u64,
+        seed: u64,
+    },
     /// Until the other side ends its direction.
-    ReceiveToEnd { seed: u64 },
+    ReceiveToEnd {
+        seed: u64,
+    },
     /// Sends and receives at the same time.
-    Exchange { bytes: u64, send: u64, receive: u64 },
+    Exchange {
+        bytes: u64,
+        send: u64,
+        receive: u64,
+    },
     /// Sends back what comes, until the other side ends its direction.
     Echo,
     /// A text, as it is.
@@ -103,14 +123,23 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// Listening, or ready to begin.
-    Ready { listening: Vec<SocketAddr> },
+    Ready {
+        listening: Vec<SocketAddr>,
+    },
     /// So many connections wait in `Hold`: all that are open.
-    Held { connections: usize },
+    Held {
+        connections: usize,
+    },
     Ended(Ended),
     /// A datagram came back, from there.
-    Datagram { from: SocketAddr },
+    Datagram {
+        from: SocketAddr,
+    },
     /// The task could not be begun, or its socket failed.
-    Failed { what: String, error: String },
+    Failed {
+        what: String,
+        error: String,
+    },
 }
 
 /// How a connection ended.

@@ -8,7 +8,9 @@ pub(super) enum Packet<'a> {
     Tcp(Segment<'a>),
     /// TCP that cannot be put into a stream: a fragment, or cut or malformed
     /// headers. Whatever it carries was not seen to be inside of TLS.
-    UnreadableTcp { bytes: usize },
+    UnreadableTcp {
+        bytes: usize,
+    },
     /// Anything else, by name.
     Other(String),
 }
@@ -236,7 +238,10 @@ pub(super) mod tests {
     #[test]
     fn walks_ipv6_extension_headers() {
         let segment = segment("[fd00:1::2]:40000", "[fd00:2::3]:80", b"GET /");
-        assert_eq!(parse(&frame_v6(&segment, TCP, &[]), false), Packet::Tcp(segment));
+        assert_eq!(
+            parse(&frame_v6(&segment, TCP, &[]), false),
+            Packet::Tcp(segment)
+        );
         // Destination options, then hop-by-hop options.
         let options = [0, 0, 1, 4, 0, 0, 0, 0, TCP, 0, 1, 4, 0, 0, 0, 0];
         assert_eq!(
@@ -275,7 +280,11 @@ pub(super) mod tests {
         let mut udp = frame_v4(&segment("10.0.1.2:53", "10.0.2.3:53", b""));
         udp[23] = 17;
         assert_eq!(other(&udp), "UDP");
-        let whole = frame_v6(&segment("[fd00:1::2]:1", "[fd00:2::3]:2", b"x"), 60, &[6; 8]);
+        let whole = frame_v6(
+            &segment("[fd00:1::2]:1", "[fd00:2::3]:2", b"x"),
+            60,
+            &[6; 8],
+        );
         for length in 0..whole.len() {
             let _ = parse(&whole[..length], false);
         }

@@ -117,7 +117,14 @@ fn a_port_used_again_is_another_connection() {
 fn finds_text_within_and_across_frames() {
     let mut said = hands_shaken();
     said.push(Said(CLIENT, SERVER, false, true, 100, b"a pass"));
-    said.push(Said(CLIENT, SERVER, false, true, 106, b"word in two, and a key"));
+    said.push(Said(
+        CLIENT,
+        SERVER,
+        false,
+        true,
+        106,
+        b"word in two, and a key",
+    ));
     let report = capture("needle", &said);
     let found = report.contains(&[b"a key", b"password", b"drowssap"]);
     assert_eq!(found.unwrap(), [true, true, false]);

@@ -24,18 +24,19 @@ pub(super) fn open(interface: &str) -> io::Result<OwnedFd> {
     // Protocol 0 takes nothing until the socket is bound to the interface.
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     socket.set_nonblocking(true)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
+    set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        RECEIVE_BUFFER,
+    )?;
     socket.bind(&link_address(interface)?)?;
     Ok(socket.into())
 }
 
 /// Writes frames until `stop` is readable and the socket is empty; returns
 /// how many frames were lost.
-pub(super) fn record(
-    socket: &OwnedFd,
-    stop: &OwnedFd,
-    mut file: pcap::Writer,
-) -> Result<u64> {
+pub(super) fn record(socket: &OwnedFd, stop: &OwnedFd, mut file: pcap::Writer) -> Result<u64> {
     let mut frame = vec![0; FRAME];
     loop {
         let mut fds = [
@@ -83,7 +84,10 @@ fn link_address(interface: &str) -> io::Result<SockAddr> {
     Ok(unsafe { SockAddr::new(storage, len) })
 }
 
-#[expect(unsafe_code, reason = "neither socket2 nor nix know SO_RCVBUFFORCE as a number")]
+#[expect(
+    unsafe_code,
+    reason = "neither socket2 nor nix know SO_RCVBUFFORCE as a number"
+)]
 fn set_option(
     socket: &Socket,
     level: libc::c_int,

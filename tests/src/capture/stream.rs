@@ -83,7 +83,9 @@ impl Direction {
         }
         deliver(new);
         self.delivered += new.len() as u64;
-        self.next = self.next.wrapping_add(u32::try_from(new.len()).unwrap_or(0));
+        self.next = self
+            .next
+            .wrapping_add(u32::try_from(new.len()).unwrap_or(0));
         self.history.extend_from_slice(new);
         if self.history.len() > 2 * HISTORY {
             self.history.drain(..self.history.len() - HISTORY);

@@ -126,7 +126,10 @@ impl Judge {
                 stream.judged.inside += waiting;
             } else {
                 stream.judged.outside += waiting;
-                self.complain(side, &format!("{waiting} bytes are no whole hello or header"));
+                self.complain(
+                    side,
+                    &format!("{waiting} bytes are no whole hello or header"),
+                );
             }
         }
         let mut judged = self.client.judged;
@@ -208,7 +211,11 @@ impl Judge {
                 first && length == 1 && negotiation != Negotiation::Nothing
             }
             ALERT => !stream.sealed && length == 2 && negotiation != Negotiation::Nothing,
-            _ => !stream.sealed && (1..=LARGEST_PLAIN).contains(&length) && hello_due(negotiation, side),
+            _ => {
+                !stream.sealed
+                    && (1..=LARGEST_PLAIN).contains(&length)
+                    && hello_due(negotiation, side)
+            }
         };
         if allowed && (kind == HANDSHAKE || !between_hello) {
             Ok((kind, length))

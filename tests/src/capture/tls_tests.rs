@@ -167,17 +167,26 @@ fn early_data_is_outside() {
     at += 1 + usize::from(hello[at]);
     grow(&mut hello, at);
     let (judged, _, complaint) = judge(&[(Side::Client, hello.clone())], 99);
-    assert_eq!(complaint.as_deref(), Some("Client sent early data, which can be replayed"));
+    assert_eq!(
+        complaint.as_deref(),
+        Some("Client sent early data, which can be replayed")
+    );
     assert_eq!((judged.inside, judged.outside), (0, hello.len() as u64));
 }
 
 #[test]
 fn an_alert_before_the_keys_may_be_plain() {
     let said = conversation(&[&rustls::version::TLS13]);
-    let refused = [said[0].clone(), (Side::Server, vec![ALERT, 3, 3, 0, 2, 2, 40])];
+    let refused = [
+        said[0].clone(),
+        (Side::Server, vec![ALERT, 3, 3, 0, 2, 2, 40]),
+    ];
     assert_eq!(judge(&refused, 99).0.outside, 0);
     let first = [(Side::Client, vec![ALERT, 3, 3, 0, 2, 2, 40])];
     assert_eq!(judge(&first, 99).0.outside, 7);
-    let chatty = [said[0].clone(), (Side::Server, vec![ALERT, 3, 3, 0, 9, 2, 40])];
+    let chatty = [
+        said[0].clone(),
+        (Side::Server, vec![ALERT, 3, 3, 0, 9, 2, 40]),
+    ];
     assert_eq!(judge(&chatty, 99).0.outside, 7);
 }
