@@ -33,3 +33,6 @@ pub mod health;
 
 // Operations: what is seen from outside.
 pub mod admin;
+
+#[cfg(test)]
+mod generated;

@@ -20,11 +20,11 @@ pub enum Use {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal [$($used:ident),*], $remedy:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal [$($used:ident),*], $remedy:literal;)*) => {
         /// Why something was refused, cut or passed by.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
-        pub enum Reason { $($(#[$doc])* $variant,)* }
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)* }
 
         impl Reason {
             /// Every reason, in the order of the published list.
@@ -33,6 +33,11 @@ macro_rules! reasons {
             /// The word used in logs, metrics, status output and tests.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
+            }
+
+            /// What happened, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)* }
             }
 
             /// Where it can stand.
@@ -68,7 +73,7 @@ reasons! {
 
     // Why the capturing side refuses.
     /// Nobody recorded an original destination for an accepted connection.
-    NoOriginalDst = "no_original_dst" [Refused], "Something dialled the capture address directly, or the hand-off map was full: see bpf_map_entries.";
+    NoOriginalDst = "no_original_dst" [Refused], "Something dialled the capture address directly, or the hand-off map was full: see mtls_bpf_map_entries.";
     /// The network namespace is not known to the daemon.
     UnknownWorkload = "unknown_workload" [Refused], "Enrol the workload, or mark its namespace as not enrolled, or set node.unknown to pass.";
     /// The destination lies in a mesh network, but no workload is known there.
@@ -80,7 +85,7 @@ reasons! {
     /// The workload has no usable certificate.
     NoCert = "no_cert" [Refused, Handshake, Workload], "The workload has no valid certificate: look at `mtls-daemon status` and at the identity source.";
     /// The peer's daemon could not be reached.
-    PeerUnreachable = "peer_unreachable" [Refused], "No daemon answered at the peer's tunnel address: is the peer enrolled, and does the network allow the tunnel port?";
+    PeerUnreachable = "peer_unreachable" [Refused], "No daemon answered at the peer's tunnel address: see whether the peer is enrolled, and whether the network allows the tunnel port.";
     /// The peer's daemon refused the request as not allowed.
     RefusedByPeer = "refused_by_peer" [Refused], "The peer's daemon refused this client: see its access log, under the same connection id.";
     /// The peer's daemon could not reach its application.
@@ -155,6 +160,44 @@ reasons! {
     Internal = "internal" [Ended, Refused, Handshake, Workload], "A fault of the daemon: please report it with the log line.";
 }
 
+impl Use {
+    pub const ALL: &[Self] = &[Self::Ended, Self::Refused, Self::Handshake, Self::Workload];
+
+    /// In the published list.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ended => "end",
+            Self::Refused => "refusal",
+            Self::Handshake => "handshake",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+/// docs/reasons.md: the published list.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Reason codes\n\n\
+         Why a connection ended or was refused, why a handshake failed, why a workload is not ready. The same word stands\n\
+         in the log (`reason`), in the metrics (label `reason`), in `mtls-daemon status` and in `mtls-daemon explain WORD`.\n\
+         A word never changes its meaning; new ones may be added.\n\n\
+         Where a reason can stand: *end* of an established connection, *refusal* of a new one, failed *handshake*, state of\n\
+         a *workload*.\n\n\
+         | word | where | what happened | what to do |\n|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let uses: Vec<&str> = reason.uses().iter().map(|used| used.word()).collect();
+        out.push_str(&format!(
+            "| `{}` | {} | {} | {} |\n",
+            reason.word(),
+            uses.join(", "),
+            reason.meaning(),
+            reason.remedy()
+        ));
+    }
+    out
+}
+
 /// A word that is no reason code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no reason code")]
@@ -175,5 +218,30 @@ impl FromStr for Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_fit_a_label() {
+        let words: HashSet<&str> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        assert!(words.iter().all(|word| word.bytes().all(fits)));
+    }
+
+    #[test]
+    fn every_reason_is_explained_in_sentences() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.'), "{reason}");
+            assert!(reason.remedy().ends_with('.'), "{reason}");
+            assert!(!reason.uses().is_empty(), "{reason}");
+            assert_eq!(reason.word().parse(), Ok(*reason));
+        }
     }
 }

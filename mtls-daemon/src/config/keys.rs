@@ -99,67 +99,38 @@ const fn key(
     Key { name, shape, default, applies, doc, example }
 }
 
-const DISK_CA: &[Key] = &[
-    key(
-        "certificate",
-        Path,
-        Required,
-        Restart,
-        r#""/etc/mtls-daemon/ca.pem""#,
-        "PEM file: the authority's certificate, followed by the intermediates up to its root, without the root if there are any.",
-    ),
-    key(
-        "key",
-        Path,
-        Required,
-        Restart,
-        r#""/etc/mtls-daemon/ca-key.pem""#,
-        "PEM file: the authority's private key. Readable by root only.",
-    ),
-    key(
-        "bundle",
-        Path,
-        Unset("`certificate` is the root"),
-        Restart,
-        r#""/etc/mtls-daemon/roots.pem""#,
-        "PEM file: the roots that peers of this trust domain are verified against. Needed when `certificate` is an intermediate.",
-    ),
-    key(
-        "svid_ttl",
-        Duration(SECOND, DAY.saturating_mul(365)),
-        Is(r#""1h""#),
-        Restart,
-        r#""1h""#,
-        "Lifetime of a workload's certificate. It is renewed when half of it is over.",
-    ),
-];
+/// A change of the node's source takes a restart; a changed workload is
+/// enrolled anew, with its source.
+const NODE_DISK_CA: [Key; 4] = disk_ca(Restart);
+const NODE_FILES: [Key; 3] = files(Restart);
+const WORKLOAD_DISK_CA: [Key; 4] = disk_ca(Live);
+const WORKLOAD_FILES: [Key; 3] = files(Live);
 
-const FILES: &[Key] = &[
-    key(
-        "certificate",
-        Path,
-        Required,
-        Restart,
-        r#""/etc/mtls-daemon/web.pem""#,
-        "PEM file: the workload's certificate, then its intermediates. Read again when it changes.",
-    ),
-    key(
-        "key",
-        Path,
-        Required,
-        Restart,
-        r#""/etc/mtls-daemon/web-key.pem""#,
-        "PEM file: the private key of the certificate.",
-    ),
-    key(
-        "bundle",
-        Path,
-        Required,
-        Restart,
-        r#""/etc/mtls-daemon/roots.pem""#,
-        "PEM file: the roots that peers of the certificate's trust domain are verified against.",
-    ),
-];
+#[rustfmt::skip]
+const fn disk_ca(applies: Applies) -> [Key; 4] {
+    [
+        key("certificate", Path, Required, applies, r#""/etc/mtls-daemon/ca.pem""#,
+            "PEM file: the authority's certificate, followed by the intermediates up to its root, without the root if there are any."),
+        key("key", Path, Required, applies, r#""/etc/mtls-daemon/ca-key.pem""#,
+            "PEM file: the authority's private key. Readable by root only."),
+        key("bundle", Path, Unset("`certificate` is the root"), applies, r#""/etc/mtls-daemon/roots.pem""#,
+            "PEM file: the roots that peers of this trust domain are verified against. Needed when `certificate` is an intermediate."),
+        key("svid_ttl", Duration(SECOND, DAY.saturating_mul(365)), Is(r#""1h""#), applies, r#""1h""#,
+            "Lifetime of a workload's certificate. It is renewed when half of it is over."),
+    ]
+}
+
+#[rustfmt::skip]
+const fn files(applies: Applies) -> [Key; 3] {
+    [
+        key("certificate", Path, Required, applies, r#""/etc/mtls-daemon/web.pem""#,
+            "PEM file: the workload's certificate, then its intermediates. Read again when it changes."),
+        key("key", Path, Required, applies, r#""/etc/mtls-daemon/web-key.pem""#,
+            "PEM file: the private key of the certificate."),
+        key("bundle", Path, Required, applies, r#""/etc/mtls-daemon/roots.pem""#,
+            "PEM file: the roots that peers of the certificate's trust domain are verified against."),
+    ]
+}
 
 /// Every section, in the order of the documentation.
 #[rustfmt::skip]
@@ -229,12 +200,12 @@ pub const SECTIONS: &[Section] = &[
     Section {
         path: "identity.disk-ca", repeated: false,
         doc: "An authority whose key lies on this node: the daemon itself issues short-lived certificates, in memory.",
-        keys: DISK_CA,
+        keys: &NODE_DISK_CA,
     },
     Section {
         path: "identity.files", repeated: false,
         doc: "Certificates that something else writes to disk.",
-        keys: FILES,
+        keys: &NODE_FILES,
     },
     Section {
         path: "identity.federated", repeated: true,
@@ -275,12 +246,12 @@ pub const SECTIONS: &[Section] = &[
     Section {
         path: "workload.disk-ca", repeated: false,
         doc: "The workload's own authority, in place of the node's.",
-        keys: DISK_CA,
+        keys: &WORKLOAD_DISK_CA,
     },
     Section {
         path: "workload.files", repeated: false,
         doc: "The workload's own certificate files, in place of the node's source.",
-        keys: FILES,
+        keys: &WORKLOAD_FILES,
     },
     Section {
         path: "peer", repeated: true,

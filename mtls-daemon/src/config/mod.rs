@@ -3,7 +3,10 @@
 //! `parse.rs` reads the file by the table of keys (`keys.rs`) and reports every
 //! mistake at once.
 
+mod changes;
 mod check;
+mod document;
+mod effective;
 pub mod keys;
 mod mistakes;
 mod parse;
@@ -19,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+pub use changes::{Change, Changes, changes};
+pub use document::{example, markdown};
+pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 

@@ -1,12 +1,13 @@
 //! From the file's text to the validated configuration: every section in
 //! turn, then what they say of each other (`check.rs`).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
 use super::check;
-use super::mistakes::{Complaint, Mistakes};
+use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
 use super::value::{Bytes, is_name};
 use super::{
@@ -37,33 +38,55 @@ pub(super) struct Draft<'r> {
 /// Reads a configuration from its text; `name` is what messages call the file.
 pub fn read_text(name: &str, text: &str) -> Result<Loaded, Mistakes> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        let complaints = errors.iter().map(|error| syntax(error, text)).collect();
-        return Err(Mistakes::in_text(name, text, complaints));
-    }
     let reader = Reader::new(text);
     let mut warnings = Vec::new();
     let config = {
         let root = Part::root(&reader, document.get_ref());
         read(&root, &mut warnings)
     };
-    let mistakes = Mistakes::in_text(name, text, reader.into_complaints());
+    let (mut complaints, structure) = reader.into_complaints();
+    if errors.is_empty() {
+        complaints.extend(structure);
+    } else {
+        // The parser has gone on as well as it could. What single values say
+        // is worth telling now; what is missing or misplaced may be its doing.
+        complaints = besides(text, syntax(&errors, text), complaints);
+    }
     match config {
-        Some(config) if mistakes.is_empty() => Ok(Loaded {
+        Some(config) if complaints.is_empty() => Ok(Loaded {
             config,
             warnings: Mistakes::in_text(name, text, warnings),
         }),
-        _ => Err(mistakes),
+        _ => Err(Mistakes::in_text(name, text, complaints)),
     }
 }
 
-fn syntax(error: &toml::de::Error, text: &str) -> Complaint {
-    let span = error.span().unwrap_or(text.len()..text.len());
-    Complaint::new(
-        span,
-        format!("this is not TOML: {}", error.message()),
-        "correct the line; texts stand in \"quotes\", lists in [brackets]",
-    )
+/// The first error of each line: those behind it are mostly its consequences.
+fn syntax(errors: &[toml::de::Error], text: &str) -> Vec<Complaint> {
+    let mut complaints: Vec<Complaint> = errors
+        .iter()
+        .map(|error| {
+            Complaint::new(
+                error.span().unwrap_or(text.len()..text.len()),
+                format!("this is not TOML: {}", error.message()),
+                "correct the line; texts stand in \"quotes\", lists in [brackets]",
+            )
+        })
+        .collect();
+    complaints.sort_by_key(|complaint| complaint.span.start);
+    complaints.dedup_by_key(|complaint| place_of(text, complaint.span.start).line);
+    complaints
+}
+
+/// `first`, and those of `more` that are on other lines.
+fn besides(text: &str, mut first: Vec<Complaint>, more: Vec<Complaint>) -> Vec<Complaint> {
+    let line = |complaint: &Complaint| place_of(text, complaint.span.start).line;
+    let lines: HashSet<usize> = first.iter().map(line).collect();
+    first.extend(
+        more.into_iter()
+            .filter(|complaint| !lines.contains(&line(complaint))),
+    );
+    first
 }
 
 fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {

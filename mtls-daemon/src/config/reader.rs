@@ -14,7 +14,10 @@ use super::value::Value;
 /// Collects what is wrong with one file.
 pub(super) struct Reader<'t> {
     pub(super) text: &'t str,
-    complaints: RefCell<Vec<Complaint>>,
+    /// Of single values; these hold even where the rest of the file is garbled.
+    values: RefCell<Vec<Complaint>>,
+    /// Of the structure: missing and unknown keys, and what parts say of each other.
+    structure: RefCell<Vec<Complaint>>,
 }
 
 /// One table of the file, or a section that the file does not have.
@@ -29,16 +32,14 @@ impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         Self {
             text,
-            complaints: RefCell::default(),
+            values: RefCell::default(),
+            structure: RefCell::default(),
         }
     }
 
-    pub(super) fn complain(&self, complaint: Complaint) {
-        self.complaints.borrow_mut().push(complaint);
-    }
-
-    pub(super) fn into_complaints(self) -> Vec<Complaint> {
-        self.complaints.into_inner()
+    /// What is wrong with single values, and with the structure.
+    pub(super) fn into_complaints(self) -> (Vec<Complaint>, Vec<Complaint>) {
+        (self.values.into_inner(), self.structure.into_inner())
     }
 }
 
@@ -84,7 +85,8 @@ impl<'r> Part<'r> {
         };
         for complaint in wrong {
             let what = format!("{}: {}", self.section.path_of(name), complaint.what);
-            self.reader.complain(Complaint { what, ..complaint });
+            let mut values = self.reader.values.borrow_mut();
+            values.push(Complaint { what, ..complaint });
         }
         value
     }
@@ -110,11 +112,11 @@ impl<'r> Part<'r> {
                 Some(Self::new(self.reader, section, Some(table), value.span()))
             }
             _ => {
-                self.reader.complain(Complaint::new(
+                self.complain(
                     value.span(),
                     format!("{} is a table", section.path),
                     format!("write {} once, and its keys below", section.header()),
-                ));
+                );
                 None
             }
         }
@@ -124,11 +126,11 @@ impl<'r> Part<'r> {
     pub(super) fn each(&self, name: &str) -> Vec<Self> {
         let section = self.known_child(name);
         let wrong = |span: Range<usize>| {
-            self.reader.complain(Complaint::new(
+            self.complain(
                 span,
                 format!("{} can stand several times", section.path),
                 format!("write {}, with two brackets", section.header()),
-            ));
+            );
         };
         let Some(value) = self.value(name) else {
             return Vec::new();
@@ -165,7 +167,8 @@ impl<'r> Part<'r> {
     }
 
     pub(super) fn complain(&self, at: Range<usize>, what: String, remedy: impl Into<String>) {
-        self.reader.complain(Complaint::new(at, what, remedy));
+        let complaint = Complaint::new(at, what, remedy);
+        self.reader.structure.borrow_mut().push(complaint);
     }
 
     fn value(&self, name: &str) -> Option<&'r Spanned<DeValue<'r>>> {

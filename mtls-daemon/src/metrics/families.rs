@@ -101,3 +101,29 @@ families! {
     PROCESS_START = Gauge "mtls_process_start_time_seconds" []
         "When the daemon started, in Unix time.";
 }
+
+/// docs/metrics.md: what /metrics answers.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         `http://ADDRESS/metrics`, where ADDRESS is `metrics.listen`, in Prometheus' text format. Labels have a fixed set\n\
+         of values, or name things of this node's own configuration; nothing that a peer sends ever becomes a label.\n\
+         The values of `reason` are in [reasons.md](reasons.md).\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for family in ALL {
+        let labels: Vec<String> = family.labels.iter().map(|l| format!("`{l}`")).collect();
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        out.push_str(&format!(
+            "| `{}` | {kind} | {} | {} |\n",
+            family.name,
+            labels.join(" "),
+            family.help
+        ));
+    }
+    out
+}

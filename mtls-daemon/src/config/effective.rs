@@ -1,0 +1,426 @@
+//! A configuration written out again, with every key: what `config show
+//! --effective` prints, and what two configurations are compared by.
+
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
+
+use super::keys::{Applies, Fallback, Key, Section};
+use super::value::{show_duration, show_size};
+use super::{
+    Admin, Config, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
+    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source, Udp, Unknown,
+    Workload,
+};
+
+/// One table of the file.
+pub(super) struct Block {
+    pub(super) section: &'static Section,
+    /// What tells tables of one array apart: a name.
+    pub(super) item: Option<String>,
+    /// Values in TOML; `None` where a key is unset.
+    pub(super) values: Vec<(&'static Key, Option<String>)>,
+}
+
+/// The whole configuration as a file that reads as the same configuration.
+pub fn effective(config: &Config) -> String {
+    let mut out = String::new();
+    for block in blocks(config) {
+        if !block.section.path.is_empty() {
+            let _ = write!(out, "\n{}\n", block.section.header());
+        }
+        for (key, value) in &block.values {
+            let line = match (value, key.default) {
+                (Some(value), _) => format!("{} = {value}", key.name),
+                (None, Fallback::Unset(then)) => format!("# {} is unset: {then}", key.name),
+                (None, _) => format!("# {} is unset", key.name),
+            };
+            let default = match (value, key.default) {
+                (Some(value), Fallback::Is(default)) if value == default => ", default",
+                _ => "",
+            };
+            let _ = writeln!(out, "{line:<48} # {}{default}", key.applies);
+        }
+    }
+    out
+}
+
+/// Every table of the configuration, each with every key, in the order of the documentation.
+pub(super) fn blocks(config: &Config) -> Vec<Block> {
+    let Config {
+        node,
+        kernel,
+        network,
+        identity,
+        workloads,
+        peers,
+        services,
+        limits,
+        admin,
+        metrics,
+        log,
+    } = config;
+    let mut blocks = vec![
+        block("", None, [("version", plain(1))]),
+        node_block(node),
+        kernel_block(kernel),
+        network_block(network),
+    ];
+    identity_blocks(identity, &mut blocks);
+    for workload in workloads {
+        workload_blocks(workload, &mut blocks);
+    }
+    blocks.extend(peers.iter().map(peer_block));
+    blocks.extend(services.iter().map(service_block));
+    let Admin { socket } = admin;
+    let Metrics { listen } = metrics;
+    blocks.extend([
+        limits_block(limits),
+        block("admin", None, [("socket", path(socket))]),
+        block("metrics", None, [("listen", text(listen))]),
+        log_block(log),
+    ]);
+    blocks
+}
+
+fn block<const N: usize>(
+    path: &str,
+    item: Option<&str>,
+    values: [(&str, Option<String>); N],
+) -> Block {
+    let section = Section::find(path).expect("the table of keys has every section that is written");
+    let values = values
+        .into_iter()
+        .map(|(name, value)| {
+            let key = section
+                .key(name)
+                .expect("the table of keys has every key that is written");
+            (key, value)
+        })
+        .collect();
+    Block {
+        section,
+        item: item.map(str::to_owned),
+        values,
+    }
+}
+
+fn node_block(node: &Node) -> Block {
+    let Node {
+        name,
+        mode,
+        unknown,
+        outside,
+        workers,
+    } = node;
+    let unknown = match unknown {
+        Unknown::Refuse => "refuse",
+        Unknown::Pass => "pass",
+    };
+    let outside = match outside {
+        Outside::Direct => "direct",
+        Outside::Refuse => "refuse",
+    };
+    block(
+        "node",
+        None,
+        [
+            ("name", text(name)),
+            ("mode", text(mode)),
+            ("unknown", text(unknown)),
+            ("outside", text(outside)),
+            ("workers", plain(workers)),
+        ],
+    )
+}
+
+fn kernel_block(kernel: &Kernel) -> Block {
+    let Kernel { cgroup, pins } = kernel;
+    let cgroup = cgroup.as_ref().and_then(path);
+    block("kernel", None, [("cgroup", cgroup), ("pins", path(pins))])
+}
+
+fn network_block(network: &Network) -> Block {
+    let Network {
+        tunnel_port,
+        mesh,
+        excluded,
+        excluded_outbound_ports,
+        excluded_inbound_ports,
+        udp,
+    } = network;
+    let udp = match udp {
+        Udp::Pass => "pass",
+        Udp::Refuse => "refuse",
+    };
+    block(
+        "network",
+        None,
+        [
+            ("tunnel_port", plain(tunnel_port)),
+            ("mesh", texts(mesh)),
+            ("excluded", texts(excluded)),
+            ("excluded_outbound_ports", list(excluded_outbound_ports)),
+            ("excluded_inbound_ports", list(excluded_inbound_ports)),
+            ("udp", text(udp)),
+        ],
+    )
+}
+
+fn identity_blocks(identity: &Identity, blocks: &mut Vec<Block>) {
+    let Identity {
+        trust_domain,
+        source,
+        clock_skew,
+        federated,
+    } = identity;
+    blocks.push(block(
+        "identity",
+        None,
+        [
+            ("trust_domain", text(trust_domain)),
+            ("clock_skew", duration(clock_skew)),
+        ],
+    ));
+    blocks.extend(source.as_ref().map(|s| source_block("identity", None, s)));
+    blocks.extend(federated.iter().map(|federated| {
+        let FederatedBundle {
+            trust_domain,
+            bundle,
+        } = federated;
+        block(
+            "identity.federated",
+            Some(trust_domain.as_str()),
+            [
+                ("trust_domain", text(trust_domain)),
+                ("bundle", path(bundle)),
+            ],
+        )
+    }));
+}
+
+fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
+    match source {
+        Source::DiskCa(DiskCa {
+            certificate,
+            key,
+            bundle,
+            svid_ttl,
+        }) => block(
+            &format!("{parent}.disk-ca"),
+            item,
+            [
+                ("certificate", path(certificate)),
+                ("key", path(key)),
+                ("bundle", bundle.as_ref().and_then(path)),
+                ("svid_ttl", duration(svid_ttl)),
+            ],
+        ),
+        Source::Files(Files {
+            certificate,
+            key,
+            bundle,
+        }) => block(
+            &format!("{parent}.files"),
+            item,
+            [
+                ("certificate", path(certificate)),
+                ("key", path(key)),
+                ("bundle", path(bundle)),
+            ],
+        ),
+    }
+}
+
+fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
+    let Workload {
+        name,
+        spiffe_id,
+        place,
+        addresses,
+        mode,
+        source,
+        excluded,
+        excluded_outbound_ports,
+        excluded_inbound_ports,
+    } = workload;
+    let (netns, cgroup, unit) = match place {
+        Place::Netns(file) => (path(file), None, None),
+        Place::Cgroup(folder) => (None, path(folder), None),
+        Place::Unit(unit) => (None, None, text(unit)),
+    };
+    blocks.push(block(
+        "workload",
+        Some(name),
+        [
+            ("name", text(name)),
+            ("spiffe_id", text(spiffe_id)),
+            ("netns", netns),
+            ("cgroup", cgroup),
+            ("unit", unit),
+            ("addresses", texts(addresses)),
+            ("mode", mode.as_ref().and_then(text)),
+            ("excluded", texts(excluded)),
+            ("excluded_outbound_ports", list(excluded_outbound_ports)),
+            ("excluded_inbound_ports", list(excluded_inbound_ports)),
+        ],
+    ));
+    let source = source.as_ref();
+    blocks.extend(source.map(|source| source_block("workload", Some(name), source)));
+}
+
+fn peer_block(peer: &Peer) -> Block {
+    let Peer {
+        name,
+        spiffe_id,
+        addresses,
+        tunnel,
+    } = peer;
+    block(
+        "peer",
+        Some(name),
+        [
+            ("name", text(name)),
+            ("spiffe_id", text(spiffe_id)),
+            ("addresses", texts(addresses)),
+            ("tunnel", tunnel.as_ref().and_then(text)),
+        ],
+    )
+}
+
+fn service_block(service: &Service) -> Block {
+    let Service {
+        name,
+        addresses,
+        ports,
+        endpoints,
+    } = service;
+    block(
+        "service",
+        Some(name),
+        [
+            ("name", text(name)),
+            ("addresses", texts(addresses)),
+            ("ports", list(ports.iter().map(service_port))),
+            ("endpoints", texts(endpoints)),
+        ],
+    )
+}
+
+fn service_port(port: &ServicePort) -> String {
+    let ServicePort { port, target } = *port;
+    match port == target {
+        true => port.to_string(),
+        false => format!("{{ port = {port}, target = {target} }}"),
+    }
+}
+
+fn limits_block(limits: &Limits) -> Block {
+    let Limits {
+        handshake,
+        connect,
+        establish,
+        drain,
+        tunnel_idle,
+        ping_interval,
+        ping_timeout,
+        streams_per_tunnel,
+        pending_per_workload,
+        handshakes_per_worker,
+        buffer_per_workload,
+        buffer_total,
+    } = limits;
+    block(
+        "limits",
+        None,
+        [
+            ("handshake", duration(handshake)),
+            ("connect", duration(connect)),
+            ("establish", duration(establish)),
+            ("drain", duration(drain)),
+            ("tunnel_idle", duration(tunnel_idle)),
+            ("ping_interval", duration(ping_interval)),
+            ("ping_timeout", duration(ping_timeout)),
+            ("streams_per_tunnel", plain(streams_per_tunnel)),
+            ("pending_per_workload", plain(pending_per_workload)),
+            ("handshakes_per_worker", plain(handshakes_per_worker)),
+            ("buffer_per_workload", size(*buffer_per_workload)),
+            ("buffer_total", size(*buffer_total)),
+        ],
+    )
+}
+
+fn log_block(log: &Log) -> Block {
+    let Log {
+        format,
+        filter,
+        access,
+    } = log;
+    let format = match format {
+        LogFormat::Human => "human",
+        LogFormat::Json => "json",
+    };
+    block(
+        "log",
+        None,
+        [
+            ("format", text(format)),
+            ("filter", text(filter)),
+            ("access", plain(access)),
+        ],
+    )
+}
+
+impl Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Strict => "strict",
+        })
+    }
+}
+
+/// Written without quotes.
+fn plain(value: impl Display) -> Option<String> {
+    Some(value.to_string())
+}
+
+/// Written in quotes, and escaped where TOML wants it.
+fn text(value: impl Display) -> Option<String> {
+    Some(toml::Value::String(value.to_string()).to_string())
+}
+
+fn path(path: &std::path::PathBuf) -> Option<String> {
+    text(path.display())
+}
+
+fn duration(value: &Duration) -> Option<String> {
+    text(show_duration(*value))
+}
+
+fn size(bytes: usize) -> Option<String> {
+    text(show_size(bytes as u64))
+}
+
+fn list(values: impl IntoIterator<Item = impl Display>) -> Option<String> {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    Some(format!("[{}]", values.join(", ")))
+}
+
+fn texts(values: &[impl Display]) -> Option<String> {
+    list(values.iter().filter_map(text))
+}
+
+impl Block {
+    /// When a change of this table as a whole takes effect.
+    pub(super) fn applies(&self) -> Applies {
+        let restart = self
+            .values
+            .iter()
+            .any(|(key, _)| key.applies == Applies::Restart);
+        if restart {
+            Applies::Restart
+        } else {
+            Applies::Live
+        }
+    }
+}
