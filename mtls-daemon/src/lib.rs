@@ -7,6 +7,7 @@
 // Leaves: words that every other module uses.
 pub mod access_log;
 pub mod addr;
+pub mod clock;
 pub mod heartbeat;
 pub mod metrics;
 pub mod reason;
@@ -26,6 +27,7 @@ pub mod kernel;
 pub mod netns;
 
 // The wire: what goes between two daemons.
+pub mod tls;
 pub mod tunnel;
 
 // The walk: one connection, from the kernel to its peer.

@@ -148,6 +148,8 @@ reasons! {
     NoCommonVersion = "no_common_version" [Handshake, Refused], "The peer does not speak TLS 1.3.";
     /// No key exchange group in common.
     NoCommonGroup = "no_common_group" [Handshake, Refused], "The peer offers no key exchange group that is allowed here.";
+    /// No application protocol in common.
+    NoCommonProtocol = "no_common_protocol" [Handshake, Refused], "The peer speaks TLS but not HTTP/2 (ALPN h2) inside it: it is not a mesh peer.";
     /// The peer ended the handshake with an alert.
     AlertFromPeer = "alert_from_peer" [Handshake, Refused], "The peer refused our certificate: see its log.";
     /// The peer closed the connection during the handshake.

@@ -1,35 +1,36 @@
 //! Identity: SVIDs and trust bundles as a stream of updates, whatever
 //! authority issues them.
+//!
+//! A [`Source`] is an authority as the configuration names it; it gives each
+//! workload a stream of [`Update`]s. The [`IdentityStore`] listens to them,
+//! checks every certificate as a peer would, and publishes each workload's
+//! [`WorkloadIdentity`]. [`verify_peer`] is the one judgement of a chain, for
+//! our own certificates and for those of peers.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::SystemTime;
+// What a certificate must be.
+mod bundle;
+pub mod certificate;
+mod svid;
+mod verify;
 
-use rustls::RootCertStore;
-use rustls::sign::CertifiedKey;
+// Where certificates come from.
+pub mod disk_ca;
+pub mod files;
+pub mod pem;
+mod source;
+mod watched;
 
-use crate::spiffe::{SpiffeId, TrustDomain};
+// How they are kept fresh.
+mod federation;
+mod keeper;
+mod pace;
+mod store;
 
-/// A workload's certificate chain and private key, verified to carry exactly
-/// the SPIFFE ID that the workload is configured with.
-pub struct Svid {
-    pub id: SpiffeId,
-    /// Chain, leaf first, and signer.
-    pub key: Arc<CertifiedKey>,
-    pub not_before: SystemTime,
-    pub not_after: SystemTime,
-    /// Serial number of the leaf, in hexadecimal.
-    pub serial: String,
-}
-
-/// The roots of one trust domain.
-pub struct TrustBundle {
-    pub trust_domain: TrustDomain,
-    pub roots: Arc<RootCertStore>,
-    /// Grows with each change of the roots.
-    pub generation: u64,
-}
-
-/// All trust bundles that a workload verifies its peers against.
-#[derive(Clone, Default)]
-pub struct TrustBundles(pub BTreeMap<TrustDomain, Arc<TrustBundle>>);
+pub use bundle::{BundleError, Root, TrustBundle, TrustBundles};
+pub use federation::Federation;
+pub use pace::{Pace, Timings};
+pub use source::{Next, Source, SourceError, Standing, Update, Updates};
+pub use store::{IdentityStore, Renewals, WorkloadIdentity};
+pub use svid::{Issued, Svid, SvidFault, SvidFaults, openssl_line};
+pub use verify::{PeerFault, PeerSvid, Presenter, verify_peer};
+pub use watched::Loaded;

@@ -1,0 +1,208 @@
+//! Every workload's identity, kept fresh: one task a workload listens to its
+//! source, checks what comes, and publishes it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::bundle::TrustBundles;
+use super::disk_ca::DiskCa;
+use super::federation::{self, Federation};
+use super::files::Files;
+use super::keeper::Keeper;
+use super::pace::Timings;
+use super::source::Source;
+use super::svid::Svid;
+use crate::clock::Clock;
+use crate::config;
+use crate::spiffe::SpiffeId;
+
+/// What a workload can show and whom it can verify, at this moment.
+#[derive(Clone, Debug)]
+pub struct WorkloadIdentity {
+    pub id: SpiffeId,
+    /// The source's name in the configuration.
+    pub source: &'static str,
+    /// `None`: nothing valid is at hand, and the workload's connections are
+    /// refused.
+    pub svid: Option<Arc<Svid>>,
+    pub bundles: TrustBundles,
+    /// What is wrong, until it is not. With an SVID at hand the workload goes
+    /// on meanwhile.
+    pub failure: Option<String>,
+    /// When the source will be asked for the next certificate; `None`: it
+    /// sends by itself.
+    pub next_renewal: Option<SystemTime>,
+    /// Certificates taken, and attempts that brought none, since the start.
+    pub renewals: Renewals,
+    /// Grows with each change of the SVID or the bundles.
+    pub generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Renewals {
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+/// Keeps the identities of this node's workloads. Lives on the control
+/// thread; receivers go anywhere.
+pub struct IdentityStore {
+    clock: Clock,
+    timings: Timings,
+    /// Tells this process from others in all that is spread by chance.
+    seed: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    config: config::Identity,
+    federation: watch::Sender<watch::Receiver<Federation>>,
+    sources: Vec<(config::Source, Arc<dyn Source>)>,
+    workloads: HashMap<String, Kept>,
+}
+
+struct Kept {
+    id: SpiffeId,
+    source: config::Source,
+    identity: watch::Receiver<WorkloadIdentity>,
+    task: AbortHandle,
+}
+
+impl IdentityStore {
+    /// Call it within the control thread's runtime: it starts tasks there.
+    pub fn new(config: config::Identity, clock: Clock, timings: Timings) -> Self {
+        let federation = federation::follow(&config.federated, Federation::default(), timings);
+        Self {
+            clock,
+            timings,
+            seed: seed(),
+            state: Mutex::new(State {
+                config,
+                federation: watch::Sender::new(federation),
+                sources: Vec::new(),
+                workloads: HashMap::new(),
+            }),
+        }
+    }
+
+    /// Gets a workload its identity, and keeps it fresh until it is
+    /// withdrawn. Called again with the same identity and source it changes
+    /// nothing.
+    pub fn enrol(&self, workload: &config::Workload) -> watch::Receiver<WorkloadIdentity> {
+        let mut state = self.state();
+        let source = workload
+            .source
+            .clone()
+            .unwrap_or_else(|| state.config.source.clone());
+        if let Some(kept) = state.workloads.get(&workload.name)
+            && kept.id == workload.spiffe_id
+            && kept.source == source
+        {
+            return kept.identity.clone();
+        }
+        let shared = self.shared_source(&mut state, &source);
+        let keeper = Keeper::new(
+            workload,
+            &*shared,
+            state.federation.subscribe(),
+            self.clock.clone(),
+            self.timings,
+        );
+        let identity = keeper.subscribe();
+        let task = tokio::spawn(keeper.run()).abort_handle();
+        let kept = Kept {
+            id: workload.spiffe_id.clone(),
+            source,
+            identity: identity.clone(),
+            task,
+        };
+        state.workloads.insert(workload.name.clone(), kept);
+        state.drop_unused_sources();
+        identity
+    }
+
+    /// Forgets a workload and its keys. Receivers see their sender go.
+    pub fn withdraw(&self, workload: &str) {
+        let mut state = self.state();
+        state.workloads.remove(workload);
+        state.drop_unused_sources();
+    }
+
+    pub fn subscribe(&self, workload: &str) -> Option<watch::Receiver<WorkloadIdentity>> {
+        let state = self.state();
+        state
+            .workloads
+            .get(workload)
+            .map(|kept| kept.identity.clone())
+    }
+
+    /// Takes over what may change while running: the federated bundles at
+    /// once, the sources when the workloads are enrolled again.
+    pub fn reload(&self, config: &config::Identity) {
+        let mut state = self.state();
+        if state.config.federated != config.federated {
+            let before = state.federation.borrow().borrow().clone();
+            let federation = federation::follow(&config.federated, before, self.timings);
+            state.federation.send_replace(federation);
+        }
+        state.config = config.clone();
+    }
+
+    /// The bundles of other trust domains, and what is wrong with them.
+    pub fn federation(&self) -> Federation {
+        self.state().federation.borrow().borrow().clone()
+    }
+
+    fn shared_source(&self, state: &mut State, wanted: &config::Source) -> Arc<dyn Source> {
+        if let Some((_, source)) = state.sources.iter().find(|(config, _)| config == wanted) {
+            return Arc::clone(source);
+        }
+        let trust_domain = &state.config.trust_domain;
+        let (clock, timings) = (self.clock.clone(), self.timings);
+        let source: Arc<dyn Source> = match wanted {
+            config::Source::DiskCa(config) => Arc::new(DiskCa::start(
+                config,
+                trust_domain,
+                clock,
+                timings,
+                self.seed,
+            )),
+            config::Source::Files(config) => {
+                Arc::new(Files::new(config, trust_domain, clock, timings))
+            }
+        };
+        state.sources.push((wanted.clone(), Arc::clone(&source)));
+        source
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_unused_sources(&mut self) {
+        let workloads = &self.workloads;
+        self.sources
+            .retain(|(config, _)| workloads.values().any(|kept| kept.source == *config));
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn seed() -> u64 {
+    use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+    let mut bytes = [0; 8];
+    // Without random bytes renewals are less spread out, and no key can be
+    // made anyway.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}

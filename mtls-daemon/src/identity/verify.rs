@@ -1,0 +1,271 @@
+//! The one judgement of a peer's certificate chain, the same for both ends
+//! of a handshake: a pure function of the chain, the bundles and the time.
+
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use thiserror::Error;
+use webpki::{EndEntityCert, VerifiedPath};
+
+use super::bundle::{TrustBundle, TrustBundles};
+use super::certificate::{Facts, shown};
+use crate::clock::unix_time;
+use crate::reason::Reason;
+use crate::spiffe::{SanError, SpiffeId, TrustDomain};
+
+/// A peer that proved its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSvid {
+    pub id: SpiffeId,
+    /// Serial number of the leaf, in hexadecimal.
+    pub serial: String,
+    pub not_before: SystemTime,
+    /// The leaf's own end.
+    pub not_after: SystemTime,
+    /// Until when this proof counts: the earliest end in the verified chain,
+    /// its root included, plus the tolerated clock skew.
+    pub good_until: SystemTime,
+}
+
+/// Which end of the connection presented the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presenter {
+    Client,
+    Server,
+}
+
+/// What is wrong with a peer's chain. Always the peer's fault, or that of
+/// whoever keeps the trust bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PeerFault {
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+    #[error("the peer's certificate: {0}")]
+    San(SanError),
+    #[error("the peer is {got}, where {expected} was expected")]
+    UnexpectedIdentity { expected: SpiffeId, got: SpiffeId },
+    #[error("there is no trust bundle for the peer's trust domain {0}")]
+    NoBundle(TrustDomain),
+    #[error("no root in the trust bundle of {0} issued the peer's certificate")]
+    UnknownIssuer(TrustDomain),
+    #[error("a certificate of the peer's chain ended at {}, and it is {}", shown(*not_after), shown(*now))]
+    Expired {
+        not_after: SystemTime,
+        now: SystemTime,
+    },
+    #[error("a certificate of the peer's chain begins at {}, and it is {}", shown(*not_before), shown(*now))]
+    NotYetValid {
+        not_before: SystemTime,
+        now: SystemTime,
+    },
+    #[error("the peer's certificate is revoked")]
+    Revoked,
+    #[error("the peer's certificate does not carry the extended key usage {0}")]
+    ExtendedKeyUsage(&'static str),
+    #[error("the peer presented the certificate of an authority as its own")]
+    LeafIsAuthority,
+    #[error("the key usage of the peer's certificate does not allow digital signatures")]
+    KeyUsage,
+    #[error("the peer presented {0} certificates, more than the {MAX_CHAIN} that are looked at")]
+    ChainTooLong(usize),
+    #[error("the peer's chain does not verify: {0}")]
+    Chain(webpki::Error),
+}
+
+/// A chain cannot verify with more than six intermediates; what a peer sends
+/// beyond that, and some roots and cross-signed ones, only costs time.
+const MAX_CHAIN: usize = 10;
+
+impl PeerFault {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoCertificate | Self::San(_) | Self::UnexpectedIdentity { .. } => Reason::BadSan,
+            Self::NoBundle(_) => Reason::TrustDomain,
+            Self::UnknownIssuer(_) => Reason::UnknownIssuer,
+            Self::Expired { .. } => Reason::Expired,
+            Self::NotYetValid { .. } => Reason::NotYetValid,
+            Self::Revoked => Reason::Revoked,
+            Self::ExtendedKeyUsage(_) => Reason::BadEku,
+            Self::LeafIsAuthority | Self::KeyUsage | Self::ChainTooLong(_) | Self::Chain(_) => {
+                Reason::BadChain
+            }
+        }
+    }
+}
+
+/// Judges a chain, leaf first: it must lead to a root of the trust domain in
+/// the leaf's own SPIFFE ID, and to no other, whatever other bundles hold.
+pub fn verify_peer(
+    chain: &[CertificateDer<'_>],
+    presenter: Presenter,
+    bundles: &TrustBundles,
+    now: SystemTime,
+    skew: Duration,
+) -> Result<PeerSvid, PeerFault> {
+    let (leaf, intermediates) = chain.split_first().ok_or(PeerFault::NoCertificate)?;
+    if chain.len() > MAX_CHAIN {
+        return Err(PeerFault::ChainTooLong(chain.len()));
+    }
+    let id = SpiffeId::from_certificate(leaf).map_err(PeerFault::San)?;
+    let trust_domain = id.trust_domain();
+    let bundle = bundles
+        .get(&trust_domain)
+        .ok_or(PeerFault::NoBundle(trust_domain))?;
+    let facts = Facts::of(leaf).ok_or(PeerFault::Chain(webpki::Error::BadDer))?;
+    check_leaf(&facts, presenter)?;
+    let good_until = verify_chain(leaf, intermediates, presenter, bundle, now, skew)?;
+    Ok(PeerSvid {
+        id,
+        serial: facts.serial,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        good_until: good_until + skew,
+    })
+}
+
+/// What `webpki` does not look at: X509-SVID 4.3 and 4.4, RFC 8446 4.4.2.2.
+fn check_leaf(leaf: &Facts, presenter: Presenter) -> Result<(), PeerFault> {
+    if leaf.is_ca {
+        return Err(PeerFault::LeafIsAuthority);
+    }
+    if let Some(usage) = leaf.key_usage {
+        if usage.key_cert_sign || usage.crl_sign {
+            return Err(PeerFault::LeafIsAuthority);
+        }
+        if !usage.digital_signature {
+            return Err(PeerFault::KeyUsage);
+        }
+    }
+    // webpki takes a missing extension for "everything"; here it must be there.
+    let (word, has) = match presenter {
+        Presenter::Client => (
+            "clientAuth",
+            leaf.extended_key_usage
+                .is_some_and(|usage| usage.client_auth),
+        ),
+        Presenter::Server => (
+            "serverAuth",
+            leaf.extended_key_usage
+                .is_some_and(|usage| usage.server_auth),
+        ),
+    };
+    if has {
+        Ok(())
+    } else {
+        Err(PeerFault::ExtendedKeyUsage(word))
+    }
+}
+
+/// The earliest end in the chain that verified.
+fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    presenter: Presenter,
+    bundle: &TrustBundle,
+    now: SystemTime,
+    skew: Duration,
+) -> Result<SystemTime, PeerFault> {
+    let leaf = EndEntityCert::try_from(leaf).map_err(PeerFault::Chain)?;
+    let at = |now| verify_chain_at(&leaf, intermediates, presenter, bundle, now);
+    // Within the tolerated skew there must be one moment at which the whole
+    // chain is valid; the sentence about it shows the real time.
+    let first = match at(now) {
+        Ok(end) => return Ok(end),
+        Err(fault) => fault,
+    };
+    let second = match &first {
+        _ if skew.is_zero() => None,
+        PeerFault::Expired { .. } => at(now - skew).ok(),
+        PeerFault::NotYetValid { .. } => at(now + skew).ok(),
+        _ => None,
+    };
+    second.ok_or(first)
+}
+
+fn verify_chain_at(
+    leaf: &EndEntityCert<'_>,
+    intermediates: &[CertificateDer<'_>],
+    presenter: Presenter,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<SystemTime, PeerFault> {
+    let usage = match presenter {
+        Presenter::Client => webpki::KeyUsage::client_auth(),
+        Presenter::Server => webpki::KeyUsage::server_auth(),
+    };
+    let unix = unix_time(now).ok_or(PeerFault::Chain(webpki::Error::BadDerTime))?;
+    let path = leaf
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            bundle.anchors(),
+            intermediates,
+            unix,
+            usage,
+            None,
+            Some(&|path: &VerifiedPath<'_>| check_root(path, bundle, unix)),
+        )
+        .map_err(|error| fault(error, bundle, now))?;
+    let root = bundle.root_of(path.anchor()).map(|root| root.not_after);
+    let ends = path
+        .intermediate_certificates()
+        .map(|intermediate| intermediate.der())
+        .chain([leaf.der()])
+        .filter_map(|der| Some(Facts::of(&der)?.not_after))
+        .chain(root);
+    ends.min().ok_or(PeerFault::Chain(webpki::Error::BadDer))
+}
+
+/// `webpki` takes a root's name and key and nothing else. An ended root and
+/// one with too short a path length are refused like any other authority.
+fn check_root(
+    path: &VerifiedPath<'_>,
+    bundle: &TrustBundle,
+    now: UnixTime,
+) -> Result<(), webpki::Error> {
+    let root = bundle
+        .root_of(path.anchor())
+        .ok_or(webpki::Error::UnknownIssuer)?;
+    let between = path.intermediate_certificates().count();
+    if root.path_len.is_some_and(|most| between > most as usize) {
+        return Err(webpki::Error::PathLenConstraintViolated);
+    }
+    if let Some(not_before) = unix_time(root.not_before).filter(|begin| now < *begin) {
+        return Err(webpki::Error::CertNotValidYet {
+            time: now,
+            not_before,
+        });
+    }
+    match unix_time(root.not_after) {
+        Some(not_after) if now <= not_after => Ok(()),
+        Some(not_after) => Err(webpki::Error::CertExpired {
+            time: now,
+            not_after,
+        }),
+        None => Err(webpki::Error::InvalidCertValidity),
+    }
+}
+
+fn fault(error: webpki::Error, bundle: &TrustBundle, now: SystemTime) -> PeerFault {
+    let system = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    match error {
+        webpki::Error::CertExpired { not_after, .. } => PeerFault::Expired {
+            not_after: system(not_after),
+            now,
+        },
+        webpki::Error::CertNotValidYet { not_before, .. } => PeerFault::NotYetValid {
+            not_before: system(not_before),
+            now,
+        },
+        // A root of the same name that did not sign the chain is another
+        // authority, such as one that was made anew.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            PeerFault::UnknownIssuer(bundle.trust_domain().clone())
+        }
+        webpki::Error::CertRevoked => PeerFault::Revoked,
+        webpki::Error::CaUsedAsEndEntity => PeerFault::LeafIsAuthority,
+        webpki::Error::EmptyEkuExtension | webpki::Error::RequiredEkuNotFoundContext(_) => {
+            PeerFault::ExtendedKeyUsage("for this direction, through the whole chain")
+        }
+        other => PeerFault::Chain(other),
+    }
+}

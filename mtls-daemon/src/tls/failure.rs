@@ -1,0 +1,154 @@
+//! Why a handshake failed, in the words that operators read.
+
+use std::time::Duration;
+use std::{fmt, io};
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+use thiserror::Error;
+
+use crate::identity::PeerFault;
+use crate::reason::Reason;
+use crate::spiffe::Claimed;
+
+/// A handshake that came to nothing.
+#[derive(Debug)]
+pub struct HandshakeError {
+    pub fault: HandshakeFault,
+    /// What the refused peer claimed to be: for the log, never for a label.
+    pub claimed: Option<Claimed>,
+    pub took: Duration,
+}
+
+/// What happened, told by whose fault it is.
+#[derive(Debug, Error)]
+pub enum HandshakeFault {
+    #[error("{0}")]
+    Peer(#[from] PeerFault),
+    #[error("the peer ended the handshake with the alert {}: its log says why", alert_name(*.0))]
+    Alert(AlertDescription),
+    #[error("TLS: {0}")]
+    Tls(Error),
+    #[error("the peer speaks TLS but did not agree on HTTP/2 (ALPN h2) inside it")]
+    Protocol,
+    #[error("the handshake was not done within {0:?}")]
+    Timeout(Duration),
+    #[error("the peer closed the connection during the handshake")]
+    Eof,
+    #[error("the connection broke during the handshake: {0}")]
+    Io(io::Error),
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+impl HandshakeError {
+    pub fn reason(&self) -> Reason {
+        match &self.fault {
+            HandshakeFault::Peer(fault) => fault.reason(),
+            HandshakeFault::Alert(alert) => reason_of(&Error::AlertReceived(*alert)),
+            HandshakeFault::Tls(error) => reason_of(error),
+            HandshakeFault::Protocol => Reason::NoCommonProtocol,
+            HandshakeFault::Timeout(_) => Reason::Timeout,
+            HandshakeFault::Eof => Reason::Eof,
+            HandshakeFault::Io(_) => Reason::Io,
+            HandshakeFault::Internal(_) => Reason::Internal,
+        }
+    }
+}
+
+impl HandshakeFault {
+    pub(super) fn of_io(error: io::Error) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Error>())
+            .cloned();
+        match tls {
+            Some(Error::AlertReceived(alert)) => Self::Alert(alert),
+            Some(error) => Self::Tls(error),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Eof,
+            None => Self::Io(error),
+        }
+    }
+
+    /// Whether an alert went out that the peer should get to read.
+    pub(super) fn was_told(&self) -> bool {
+        matches!(self, Self::Peer(_) | Self::Tls(_) | Self::Protocol)
+    }
+}
+
+/// The reason behind an error of the TLS library, wherever it turns up. In
+/// TLS 1.3 the end that dialled is done before the other has judged its
+/// certificate: what it then reads first may be the alert of a refusal.
+pub fn reason_of(error: &Error) -> Reason {
+    match error {
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => Reason::NoCommonVersion,
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        | Error::NoApplicationProtocol => Reason::NoCommonProtocol,
+        Error::AlertReceived(_) => Reason::AlertFromPeer,
+        Error::InvalidCertificate(error) => reason_of_certificate(error),
+        Error::NoCertificatesPresented => Reason::BadSan,
+        Error::PeerIncompatible(what) => match what {
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled => Reason::NoCommonVersion,
+            PeerIncompatible::NoKxGroupsInCommon
+            | PeerIncompatible::NamedGroupsExtensionRequired
+            | PeerIncompatible::KeyShareExtensionRequired => Reason::NoCommonGroup,
+            PeerIncompatible::NoSignatureSchemesInCommon
+            | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => Reason::BadChain,
+            _ => Reason::NotTls,
+        },
+        Error::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge) => Reason::BadChain,
+        Error::InvalidMessage(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerMisbehaved(_)
+        | Error::PeerSentOversizedRecord
+        | Error::DecryptError => Reason::NotTls,
+        _ => Reason::Internal,
+    }
+}
+
+/// For certificate errors of the library itself: those of the verifier come
+/// with their own [`PeerFault`].
+fn reason_of_certificate(error: &CertificateError) -> Reason {
+    use CertificateError as E;
+    match error {
+        E::Expired | E::ExpiredContext { .. } => Reason::Expired,
+        E::NotValidYet | E::NotValidYetContext { .. } => Reason::NotYetValid,
+        E::UnknownIssuer => Reason::UnknownIssuer,
+        E::Revoked => Reason::Revoked,
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => Reason::BadEku,
+        E::NotValidForName | E::NotValidForNameContext { .. } => Reason::BadSan,
+        // Also a peer that does not hold the key of its certificate.
+        _ => Reason::BadChain,
+    }
+}
+
+fn alert_name(alert: AlertDescription) -> String {
+    // The library writes the standard's names in CamelCase.
+    let mut name = String::new();
+    for c in format!("{alert:?}").chars() {
+        if c.is_ascii_uppercase()
+            && !name.is_empty()
+            && !name.ends_with(|p: char| p == '_' || p.is_ascii_uppercase())
+        {
+            name.push('_');
+        }
+        name.push(c);
+    }
+    name.to_ascii_lowercase()
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)?;
+        if let Some(claimed) = &self.claimed {
+            write!(f, " (it claimed to be {claimed})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for HandshakeError {}

@@ -1,0 +1,185 @@
+//! The handshake at either end: from a connected socket to a socket, a TLS
+//! connection and a peer that has proved who it is.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, ClientConnection, CommonState, HandshakeKind, NamedGroup, ProtocolVersion,
+    ServerConfig, ServerConnection,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::ALPN;
+use super::failure::{HandshakeError, HandshakeFault};
+use super::verifier::{FINDING, Finding};
+use crate::identity::PeerSvid;
+
+/// A finished handshake.
+pub struct Handshaken<C> {
+    /// Non-blocking.
+    pub socket: std::net::TcpStream,
+    /// May hold plaintext already.
+    pub tls: C,
+    pub peer: PeerSvid,
+    pub facts: Facts,
+}
+
+/// For the handshake metrics: every word from a short, fixed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub version: &'static str,
+    pub group: &'static str,
+    pub resumed: bool,
+    pub took: Duration,
+}
+
+/// How long a refused peer gets to read its alert, and how much of what it
+/// sent meanwhile is read and dropped. Closing a socket with unread data
+/// sends a RST, which overtakes the alert.
+const PARTING: Duration = Duration::from_millis(250);
+const PARTING_BYTES: usize = 64 * 1024;
+
+/// Opens TLS over `socket`, as the end that dialled. The peer may yet refuse
+/// our certificate: see [`super::reason_of`].
+pub async fn connect(
+    socket: TcpStream,
+    config: &Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<Handshaken<ClientConnection>, HandshakeError> {
+    let name = socket
+        .peer_addr()
+        .map(|addr| ServerName::IpAddress(addr.ip().to_canonical().into()));
+    shake(limit, async {
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => return Err((error, socket)),
+        };
+        let tls = TlsConnector::from(Arc::clone(config))
+            .connect(name, socket)
+            .into_fallible()
+            .await?;
+        Ok(tls.into_inner())
+    })
+    .await
+}
+
+/// Takes TLS over `socket`, as the end that was dialled.
+pub async fn accept(
+    socket: TcpStream,
+    config: &Arc<ServerConfig>,
+    limit: Duration,
+) -> Result<Handshaken<ServerConnection>, HandshakeError> {
+    shake(limit, async {
+        let tls = TlsAcceptor::from(Arc::clone(config))
+            .accept(socket)
+            .into_fallible()
+            .await?;
+        Ok(tls.into_inner())
+    })
+    .await
+}
+
+async fn shake<C, D>(
+    limit: Duration,
+    handshake: impl Future<Output = Result<(TcpStream, C), (io::Error, TcpStream)>>,
+) -> Result<Handshaken<C>, HandshakeError>
+where
+    C: Deref<Target = rustls::ConnectionCommon<D>>,
+{
+    let began = Instant::now();
+    let deadline = began + limit;
+    let watched = FINDING.scope(RefCell::new(None), async {
+        let done = timeout_at(deadline, handshake).await;
+        (done, FINDING.with(RefCell::take))
+    });
+    let (done, finding) = watched.await;
+    let failed = |fault, claimed| HandshakeError {
+        fault,
+        claimed,
+        took: began.elapsed(),
+    };
+
+    match (done, finding) {
+        (Ok(Ok((socket, tls))), Some(Finding::Proved(peer))) => {
+            if tls.alpn_protocol() != Some(ALPN) {
+                return Err(failed(HandshakeFault::Protocol, None));
+            }
+            let facts = Facts::of(&tls, began.elapsed());
+            let socket = socket
+                .into_std()
+                .map_err(|error| failed(HandshakeFault::Io(error), None))?;
+            Ok(Handshaken {
+                socket,
+                tls,
+                peer,
+                facts,
+            })
+        }
+        (Ok(Ok(_)), _) => Err(failed(
+            HandshakeFault::Internal("a handshake ended without a verified peer"),
+            None,
+        )),
+        (Ok(Err((_, socket))), Some(Finding::Refused { fault, claimed })) => {
+            part(socket, deadline).await;
+            Err(failed(HandshakeFault::Peer(fault), Some(claimed)))
+        }
+        (Ok(Err((error, socket))), _) => {
+            let fault = HandshakeFault::of_io(error);
+            if fault.was_told() {
+                part(socket, deadline).await;
+            }
+            Err(failed(fault, None))
+        }
+        (Err(_elapsed), _) => Err(failed(HandshakeFault::Timeout(limit), None)),
+    }
+}
+
+/// Lets a refused peer read its alert before the socket closes.
+async fn part(mut socket: TcpStream, deadline: Instant) {
+    let deadline = deadline.min(Instant::now() + PARTING);
+    let _ = timeout_at(deadline, async {
+        socket.shutdown().await?;
+        let mut left = PARTING_BYTES;
+        let mut dropped = vec![0; 4096];
+        while left > 0 {
+            match socket.read(&mut dropped).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+impl Facts {
+    fn of(tls: &CommonState, took: Duration) -> Self {
+        Self {
+            version: match tls.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "1.3",
+                _ => "other",
+            },
+            group: match tls
+                .negotiated_key_exchange_group()
+                .map(|group| group.name())
+            {
+                Some(NamedGroup::X25519MLKEM768) => "x25519mlkem768",
+                Some(NamedGroup::X25519) => "x25519",
+                Some(NamedGroup::secp256r1) => "secp256r1",
+                Some(NamedGroup::secp384r1) => "secp384r1",
+                _ => "other",
+            },
+            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            took,
+        }
+    }
+}

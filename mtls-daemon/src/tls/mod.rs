@@ -1,0 +1,164 @@
+//! Mutual TLS between daemons: version 1.3 only, both ends verified against
+//! the trust bundle of the other's own trust domain, HTTP/2 inside.
+//!
+//! No resumption: the TLS library restores a resumed peer's certificate chain
+//! from the ticket without asking the verifier again, so a ticket outlives a
+//! removed root, an ended certificate and a changed identity. Until tickets
+//! are kept per identity and bundle generation, and resumed peers go through
+//! [`crate::identity::verify_peer`] again, every handshake is a full one. Few
+//! are needed: tunnels are pooled.
+//!
+//! No server name: peers are addresses and SPIFFE IDs.
+
+mod failure;
+mod handshake;
+mod verifier;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+pub use failure::{HandshakeError, HandshakeFault, reason_of};
+pub use handshake::{Facts, Handshaken, accept, connect};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use verifier::{AnyPeer, ThePeer};
+
+use crate::clock::Clock;
+use crate::identity::{Svid, TrustBundles};
+use crate::spiffe::SpiffeId;
+
+/// The one application protocol, exactly.
+const ALPN: &[u8] = b"h2";
+
+/// Everything cryptographic, named one by one: a change of the library's
+/// defaults changes nothing here. The hybrid group comes first; the classical
+/// ones are for peers that lack it.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..default_provider()
+    })
+});
+
+/// How peers' certificates are judged, beside the bundles.
+#[derive(Clone, Debug)]
+pub struct Judging {
+    pub clock: Clock,
+    /// Tolerated difference between clocks.
+    pub skew: Duration,
+}
+
+/// A workload's TLS settings for one SVID and one set of bundles. A newer
+/// SVID or bundle makes a new one; an old one serves the handshakes that it
+/// began. One a worker: it is not shared between threads.
+pub struct WorkloadTls {
+    svid: Arc<Svid>,
+    bundles: TrustBundles,
+    judging: Judging,
+    server: Arc<ServerConfig>,
+    /// By the identity expected of the peer. The directory bounds it: no
+    /// peer can add to it.
+    clients: RefCell<HashMap<SpiffeId, Arc<ClientConfig>>>,
+}
+
+impl WorkloadTls {
+    pub fn new(
+        svid: Arc<Svid>,
+        bundles: TrustBundles,
+        judging: Judging,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            server: server_config(&svid, &bundles, &judging)?,
+            svid,
+            bundles,
+            judging,
+            clients: RefCell::default(),
+        })
+    }
+
+    /// For tunnels that peers open to the workload.
+    pub fn server(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
+
+    /// For tunnels to a peer that must prove exactly `expected`.
+    pub fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
+        if let Some(config) = self.clients.borrow().get(expected) {
+            return Ok(Arc::clone(config));
+        }
+        let config = client_config(&self.svid, &self.bundles, expected, &self.judging)?;
+        self.clients
+            .borrow_mut()
+            .insert(expected.clone(), Arc::clone(&config));
+        Ok(config)
+    }
+
+    pub fn svid(&self) -> &Arc<Svid> {
+        &self.svid
+    }
+}
+
+/// Settings for a tunnel to a peer that must prove exactly `expected`,
+/// against the bundle of its own trust domain.
+pub fn client_config(
+    svid: &Svid,
+    bundles: &TrustBundles,
+    expected: &SpiffeId,
+    judging: &Judging,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config =
+        ClientConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ThePeer::new(
+                expected.clone(),
+                bundles.clone(),
+                judging.clone(),
+            )))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    config.enable_early_data = false;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Settings for tunnels from any peer that proves an identity of a trust
+/// domain that is known here; whether that identity may come in is policy.
+pub fn server_config(
+    svid: &Svid,
+    bundles: &TrustBundles,
+    judging: &Judging,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config =
+        ServerConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(AnyPeer::new(bundles.clone(), judging.clone())))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.max_early_data_size = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> &'static CryptoProvider {
+    &PROVIDER
+}
