@@ -30,7 +30,7 @@ pub use bundle::{BundleError, Root, TrustBundle, TrustBundles};
 pub use federation::Federation;
 pub use pace::{Pace, Timings};
 pub use source::{Next, Source, SourceError, Standing, Update, Updates};
-pub use store::{IdentityStore, Renewals, WorkloadIdentity};
+pub use store::{IdentityStore, NoSource, Renewals, WorkloadIdentity};
 pub use svid::{Issued, Svid, SvidFault, SvidFaults, openssl_line};
 pub use verify::{PeerFault, PeerSvid, Presenter, verify_peer};
 pub use watched::Loaded;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -18,7 +19,7 @@ use super::source::Source;
 use super::svid::Svid;
 use crate::clock::Clock;
 use crate::config;
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// What a workload can show and whom it can verify, at this moment.
 #[derive(Clone, Debug)]
@@ -48,6 +49,11 @@ pub struct Renewals {
     pub failed: u64,
 }
 
+/// A workload was enrolled that nothing issues certificates for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("workload {0}: neither it nor the node names a source of certificates")]
+pub struct NoSource(String);
+
 /// Keeps the identities of this node's workloads. Lives on the control
 /// thread; receivers go anywhere.
 pub struct IdentityStore {
@@ -61,8 +67,14 @@ pub struct IdentityStore {
 struct State {
     config: config::Identity,
     federation: watch::Sender<watch::Receiver<Federation>>,
-    sources: Vec<(config::Source, Arc<dyn Source>)>,
+    sources: Vec<Shared>,
     workloads: HashMap<String, Kept>,
+}
+
+struct Shared {
+    config: config::Source,
+    trust_domain: TrustDomain,
+    source: Arc<dyn Source>,
 }
 
 struct Kept {
@@ -75,7 +87,7 @@ struct Kept {
 impl IdentityStore {
     /// Call it within the control thread's runtime: it starts tasks there.
     pub fn new(config: config::Identity, clock: Clock, timings: Timings) -> Self {
-        let federation = federation::follow(&config.federated, Federation::default(), timings);
+        let federation = federation::follow(&others(&config), Federation::default(), timings);
         Self {
             clock,
             timings,
@@ -92,19 +104,23 @@ impl IdentityStore {
     /// Gets a workload its identity, and keeps it fresh until it is
     /// withdrawn. Called again with the same identity and source it changes
     /// nothing.
-    pub fn enrol(&self, workload: &config::Workload) -> watch::Receiver<WorkloadIdentity> {
+    pub fn enrol(
+        &self,
+        workload: &config::Workload,
+    ) -> Result<watch::Receiver<WorkloadIdentity>, NoSource> {
         let mut state = self.state();
         let source = workload
             .source
             .clone()
-            .unwrap_or_else(|| state.config.source.clone());
+            .or_else(|| state.config.source.clone())
+            .ok_or_else(|| NoSource(workload.name.clone()))?;
         if let Some(kept) = state.workloads.get(&workload.name)
             && kept.id == workload.spiffe_id
             && kept.source == source
         {
-            return kept.identity.clone();
+            return Ok(kept.identity.clone());
         }
-        let shared = self.shared_source(&mut state, &source);
+        let shared = self.shared_source(&mut state, &source, &workload.spiffe_id);
         let keeper = Keeper::new(
             workload,
             &*shared,
@@ -122,7 +138,7 @@ impl IdentityStore {
         };
         state.workloads.insert(workload.name.clone(), kept);
         state.drop_unused_sources();
-        identity
+        Ok(identity)
     }
 
     /// Forgets a workload and its keys. Receivers see their sender go.
@@ -144,9 +160,9 @@ impl IdentityStore {
     /// once, the sources when the workloads are enrolled again.
     pub fn reload(&self, config: &config::Identity) {
         let mut state = self.state();
-        if state.config.federated != config.federated {
+        if others(&state.config) != others(config) {
             let before = state.federation.borrow().borrow().clone();
-            let federation = federation::follow(&config.federated, before, self.timings);
+            let federation = federation::follow(&others(config), before, self.timings);
             state.federation.send_replace(federation);
         }
         state.config = config.clone();
@@ -157,25 +173,39 @@ impl IdentityStore {
         self.state().federation.borrow().borrow().clone()
     }
 
-    fn shared_source(&self, state: &mut State, wanted: &config::Source) -> Arc<dyn Source> {
-        if let Some((_, source)) = state.sources.iter().find(|(config, _)| config == wanted) {
-            return Arc::clone(source);
+    /// One source serves all workloads of a trust domain that name the same.
+    fn shared_source(
+        &self,
+        state: &mut State,
+        wanted: &config::Source,
+        workload: &SpiffeId,
+    ) -> Arc<dyn Source> {
+        let trust_domain = workload.trust_domain();
+        let known = state
+            .sources
+            .iter()
+            .find(|known| known.config == *wanted && known.trust_domain == trust_domain);
+        if let Some(known) = known {
+            return Arc::clone(&known.source);
         }
-        let trust_domain = &state.config.trust_domain;
         let (clock, timings) = (self.clock.clone(), self.timings);
         let source: Arc<dyn Source> = match wanted {
             config::Source::DiskCa(config) => Arc::new(DiskCa::start(
                 config,
-                trust_domain,
+                &trust_domain,
                 clock,
                 timings,
                 self.seed,
             )),
             config::Source::Files(config) => {
-                Arc::new(Files::new(config, trust_domain, clock, timings))
+                Arc::new(Files::new(config, &trust_domain, clock, timings))
             }
         };
-        state.sources.push((wanted.clone(), Arc::clone(&source)));
+        state.sources.push(Shared {
+            config: wanted.clone(),
+            trust_domain,
+            source: Arc::clone(&source),
+        });
         source
     }
 
@@ -187,9 +217,27 @@ impl IdentityStore {
 impl State {
     fn drop_unused_sources(&mut self) {
         let workloads = &self.workloads;
-        self.sources
-            .retain(|(config, _)| workloads.values().any(|kept| kept.source == *config));
+        self.sources.retain(|shared| {
+            workloads.values().any(|kept| {
+                kept.source == shared.config && kept.id.trust_domain() == shared.trust_domain
+            })
+        });
     }
+}
+
+/// The bundles that a workload of another trust domain needs: the federated
+/// ones, and that of the node's own trust domain, as its source has it.
+fn others(config: &config::Identity) -> Vec<config::FederatedBundle> {
+    let home = match &config.source {
+        Some(config::Source::DiskCa(ca)) => Some(ca.bundle.as_ref().unwrap_or(&ca.certificate)),
+        Some(config::Source::Files(files)) => Some(&files.bundle),
+        None => None,
+    };
+    let home = home.map(|bundle| config::FederatedBundle {
+        trust_domain: config.trust_domain.clone(),
+        bundle: bundle.clone(),
+    });
+    config.federated.iter().cloned().chain(home).collect()
 }
 
 impl Drop for Kept {

@@ -147,8 +147,8 @@ pub(super) fn check_pair(
     let leaf = pair
         .cert
         .first()
-        .ok_or(SvidFaults(vec![SvidFault::NoCertificate]))?;
-    let facts = Facts::of(leaf).ok_or(SvidFaults(vec![SvidFault::Unreadable]))?;
+        .ok_or_else(|| SvidFaults(vec![SvidFault::NoCertificate]))?;
+    let facts = Facts::of(leaf).ok_or_else(|| SvidFaults(vec![SvidFault::Unreadable]))?;
     let mut faults = Vec::new();
     match SpiffeId::from_certificate(leaf) {
         Ok(got) if got == *wanted => {}
