@@ -10,6 +10,7 @@ mod build;
 mod build_ebpf;
 mod command;
 mod failure;
+mod kernels;
 mod places;
 mod say;
 mod setup;
@@ -29,6 +30,8 @@ usage: cargo xtask COMMAND
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
   test [FILTER..]    unit and property tests, then the stories with real programs (root)
+  kernels [VERSION..] [-- STORY..]
+                     the kernel's stories on Debian kernels in an emulator (default: 6.1)
   tidy               check arrows, links, file lengths, licences, dependencies
 
 Everything that is downloaded or built apart from cargo's own target folder
@@ -64,6 +67,7 @@ fn obey(words: &[&str]) -> Result {
         ["build"] => build::run(Profile::Dev),
         ["build", "--release"] => build::run(Profile::Release),
         ["test", words @ ..] => test::run(words),
+        ["kernels", words @ ..] => kernels::run(words),
         ["tidy"] => tidy::run(),
         [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
             "`cargo xtask {command}` does not take that; see `cargo xtask help`"

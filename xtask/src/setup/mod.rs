@@ -2,7 +2,7 @@
 //! what it does, starts no service, touches nothing that is already there.
 
 mod machine;
-mod packages;
+pub(crate) mod packages;
 pub(crate) mod toolchain;
 
 use crate::failure::{Failure, Result};

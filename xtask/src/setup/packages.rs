@@ -66,8 +66,10 @@ pub(crate) const APPS: &[Package] = &[
 
 pub(crate) const EMULATOR: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
-    program("kmod", "modprobe"),
+    program("kmod", "depmod"),
     program("binutils", "strip"),
+    program("iproute2", "ip"),
+    program("xz-utils", "xz"),
 ];
 
 /// What the kernel programs are built with where rustup has no rust-src.
@@ -136,15 +138,14 @@ pub(crate) fn install(packages: &[Package]) -> Result {
     }
 }
 
-/// True if apt could install it here.
-pub(crate) fn is_available(name: &str) -> bool {
-    let policy =
-        command::output(Command::new("apt-cache").args(["policy", name])).unwrap_or_default();
-    policy.lines().any(|line| {
-        line.trim_start()
-            .strip_prefix("Candidate:")
-            .is_some_and(|version| version.trim() != "(none)")
-    })
+/// The version that apt would install, if it knows the package.
+pub(crate) fn candidate(name: &str) -> Option<String> {
+    let policy = command::output(Command::new("apt-cache").args(["policy", name])).ok()?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("Candidate:"))?
+        .trim();
+    (version != "(none)").then(|| version.to_owned())
 }
 
 /// Refreshes the lists of what there is to install.

@@ -128,10 +128,10 @@ impl Compiler {
     fn install() -> Result<Self> {
         let root = nix::unistd::geteuid().is_root();
         if root && command::find("apt-get").is_some() {
-            if !packages::is_available("rustc-web") {
+            if packages::candidate("rustc-web").is_none() {
                 packages::update()?;
             }
-            if packages::is_available("rustc-web") && packages::is_available("rust-web-src") {
+            if packages::candidate("rust-web-src").is_some() {
                 packages::install(packages::EBPF_COMPILER)?;
             }
         }

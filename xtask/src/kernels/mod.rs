@@ -1,0 +1,131 @@
+//! `cargo xtask kernels`: the stories that show a kernel to be fit, on kernels
+//! other than this machine's: Debian's, booted in an emulator with nothing in
+//! them but busybox, `ip`, the daemon and the stories' own binaries.
+
+mod emulator;
+mod image;
+mod initramfs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::build::{self, Profile};
+use crate::command;
+use crate::failure::{Failure, Result};
+use crate::places;
+use crate::say::{self, Stopwatch};
+use crate::setup::{self, Need};
+
+/// The oldest kernel that is supported.
+const FLOOR: &str = "6.1";
+/// Loads, attaches, and carries a flow of each family.
+const STORIES: &str = "kernel_fit";
+/// Boot and stories; an emulated machine is some thirty times slower.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// `words`: versions such as 6.1, then, after `--`, a filter for other stories.
+pub(crate) fn run(words: &[&str]) -> Result {
+    let (versions, filter) = match words.iter().position(|word| *word == "--") {
+        Some(at) => (&words[..at], &words[at + 1..]),
+        None => (words, [STORIES].as_slice()),
+    };
+    let versions = if versions.is_empty() {
+        &[FLOOR]
+    } else {
+        versions
+    };
+    setup::run(&[Need::Build, Need::Emulator])?;
+    build::run(Profile::Dev)?;
+    let stories = Stories::build()?;
+    let mut failed = Vec::new();
+    for version in versions {
+        let clock = Stopwatch::start();
+        let kernel = image::fetch(version)?;
+        let initramfs = initramfs::make(&kernel, &stories, filter)?;
+        say::step(
+            "Booting",
+            &format!("Linux {} (log: {})", kernel.release, kernel.log().display()),
+        );
+        match emulator::run(&kernel, &initramfs, DEADLINE) {
+            Ok(()) => say::step(
+                "PASS",
+                &format!(
+                    "Linux {} ({:.0} s)",
+                    kernel.release,
+                    clock.elapsed().as_secs_f32()
+                ),
+            ),
+            Err(failure) => {
+                say::error(&format!("FAIL Linux {}: {failure}", kernel.release));
+                failed.push(kernel.release);
+            }
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        _ => Err(Failure::new(format!("not fit: {}", failed.join(", ")))),
+    }
+}
+
+/// The programs that run in the guest.
+struct Stories {
+    programs: Vec<(&'static str, PathBuf)>,
+}
+
+impl Stories {
+    fn build() -> Result<Self> {
+        command::run(command::cargo().args([
+            "build",
+            "--quiet",
+            "--package",
+            "mtls-tests",
+            "--bins",
+        ]))?;
+        let mut cargo = command::cargo();
+        cargo.args([
+            "test",
+            "--quiet",
+            "--package",
+            "mtls-tests",
+            "--test",
+            "it",
+            "--no-run",
+            "--message-format=json",
+        ]);
+        let messages = command::output(&mut cargo)?;
+        let it = executable(&messages)
+            .ok_or_else(|| Failure::new("cargo built the stories and did not say where"))?;
+        let built = places::repository().join("target/debug");
+        Ok(Self {
+            programs: vec![
+                ("it", it),
+                ("mtls-daemon", built.join("mtls-daemon")),
+                ("mtls-test-app", built.join("mtls-test-app")),
+            ],
+        })
+    }
+}
+
+/// The last executable that cargo's messages name.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let mut named = messages
+        .lines()
+        .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    named.next_back().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::executable;
+    use std::path::Path;
+
+    #[test]
+    fn finds_what_cargo_built() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/it-1\",\"fresh\":true}\n{\"reason\":\"build-finished\"}";
+        assert_eq!(
+            executable(messages).as_deref(),
+            Some(Path::new("/t/debug/deps/it-1"))
+        );
+        assert_eq!(executable("{}"), None);
+    }
+}
