@@ -97,10 +97,10 @@ fn start(kernel: &Kernel, initramfs: &Path) -> Result<Child> {
         "-serial",
         "stdio",
     ]);
-    // Hardware help where there is some; without, the machine is slow and does the same.
+    // No hardware help: where machines are nested, /dev/kvm may be there and hang.
     qemu.args([
         "-machine",
-        "pc,accel=kvm:tcg",
+        "pc,accel=tcg",
         "-cpu",
         "max",
         "-smp",

@@ -26,7 +26,7 @@ pub(super) fn make(kernel: &Kernel, stories: &Stories, filter: &[&str]) -> Resul
         .map(|(name, path)| (format!("mtls/{name}"), path.clone()))
         .collect();
     let ip = command::find("ip").ok_or_else(|| Failure::new("`ip` (iproute2) is not installed"))?;
-    programs.push(("bin/ip".to_owned(), ip));
+    programs.push(("usr/sbin/ip".to_owned(), ip));
     for (name, path) in &programs {
         files.add_stripped(name, path)?;
         for library in libraries(path)? {
@@ -55,9 +55,9 @@ fn init(modules: &str, filter: &[&str]) -> String {
     let filter = filter.join(" ");
     format!(
         "#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /tmp /run /usr/sbin
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/tmp RUST_BACKTRACE=1
+export PATH=/usr/sbin:/bin HOME=/tmp RUST_BACKTRACE=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -66,7 +66,7 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
-ulimit -n $(ulimit -Hn)
+ulimit -n 1048576
 {modules}ip link set lo up
 uname -a
 /mtls/it --nocapture --test-threads=1 {filter}
