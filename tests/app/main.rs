@@ -1,7 +1,9 @@
 //! The small application that stories put into pods: it plays a task given as
 //! its one argument, in JSON, and reports in lines of JSON. Also the janitor
-//! that cleans up after a run of the harness.
+//! that cleans up after a run of the harness, and a run that dies, for the
+//! story of the janitor.
 
+mod abandon;
 mod connect;
 mod play;
 mod report;
@@ -22,6 +24,10 @@ fn main() -> ExitCode {
         (Some(flag), Some(name)) if flag == "--janitor" => match run::clean_up_after(&name) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail("cleaning up", &e.to_string()),
+        },
+        (Some(flag), None) if flag == "--abandon" => match abandon::a_scene() {
+            Ok(never) => match never {},
+            Err(e) => fail("making a scene", &e.to_string()),
         },
         (Some(task), None) => match serde_json::from_str(&task) {
             Ok(task) => play(task),

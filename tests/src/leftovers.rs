@@ -15,15 +15,14 @@ pub(crate) fn ensure_none_of(scene: &str) -> Result {
     })
 }
 
+/// Every trace of a run and its scenes.
+pub fn of_run(run: &str) -> Result<Vec<String>> {
+    traces(|name| run::run_of(name).as_deref() == Some(run))
+}
+
 /// Fails if any run that is over left something: for the end of all tests.
 pub fn ensure_none() -> Result {
-    let found = traces(|name| {
-        let mut parts = name.splitn(3, '-');
-        let (Some(pid), Some(start)) = (parts.next(), parts.next()) else {
-            return false;
-        };
-        !run::is_alive(&format!("{pid}-{start}"))
-    })?;
+    let found = traces(|name| run::run_of(name).is_some_and(|run| !run::is_alive(&run)))?;
     ensure(found.is_empty(), || {
         format!("left behind on this machine:\n{}", found.join("\n"))
     })

@@ -26,7 +26,12 @@ pub mod scene;
 // What was on the wire.
 pub mod capture;
 
+// The daemons, and real applications.
+pub mod apps;
+pub mod mesh;
+
 pub use error::{Doing, Error, Result, ensure, ensure_eq};
+pub use mesh::{Mesh, Plan};
 pub use node::{Family, Node, two_nodes};
 pub use pod::Pod;
 pub use scene::{Scene, play};

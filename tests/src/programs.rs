@@ -20,7 +20,7 @@ pub fn failure_logs() -> Result<PathBuf> {
     let app = test_app()?;
     Ok(app
         .parent()
-        .unwrap_or(Path::new("."))
+        .unwrap_or_else(|| Path::new("."))
         .join("failed-stories"))
 }
 
@@ -46,9 +46,11 @@ fn built(name: &str, variable: &str, package: &str) -> Result<PathBuf> {
 /// A distribution's program; without it the story fails and says what to install.
 pub fn need(program: &str) -> Result<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders)
+    // Debian's PostgreSQL clients in PATH are wrappers in Perl; the real ones first.
+    postgresql_folders()
+        .into_iter()
+        .chain(std::env::split_paths(&folders))
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
-        .chain(postgresql_folders())
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
         .ok_or_else(|| Error::Missing {

@@ -153,7 +153,7 @@ pub(crate) fn runs() -> Result<Vec<String>> {
 }
 
 /// The `PID-START` at the head of a name.
-fn run_of(name: &str) -> Option<String> {
+pub(crate) fn run_of(name: &str) -> Option<String> {
     let mut parts = name.splitn(3, '-');
     let pid: u32 = parts.next()?.parse().ok()?;
     let start: u64 = parts.next()?.parse().ok()?;

@@ -76,8 +76,10 @@ fn link_address(interface: &str) -> io::Result<SockAddr> {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain data, fits, and is one of the socket addresses.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = libc::AF_PACKET.cast_unsigned().try_into().unwrap_or(17);
-    address.sll_protocol = (libc::ETH_P_ALL.cast_unsigned() as u16).to_be();
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL)
+        .map_err(io::Error::other)?
+        .to_be();
     address.sll_ifindex = index.cast_signed();
     let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(20);
     // SAFETY: `len` bytes of the storage hold the address written above.

@@ -1,0 +1,106 @@
+//! Certificate authorities on disk, and leaves from them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
+
+use crate::error::{Doing, Error, Result};
+
+/// A root authority of a trust domain, with its files.
+pub struct Ca {
+    trust_domain: String,
+    folder: PathBuf,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// The files of a workload's certificate.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub bundle: PathBuf,
+}
+
+impl Ca {
+    /// Makes an authority, `name` unique in the folder.
+    pub fn create(folder: &Path, name: &str, trust_domain: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&format!("{name} of {trust_domain}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
+        let key = KeyPair::generate().map_err(unissued)?;
+        let issuer = CertifiedIssuer::self_signed(params, key).map_err(unissued)?;
+        let certificate = folder.join(format!("{name}.pem"));
+        let key = folder.join(format!("{name}-key.pem"));
+        write(&certificate, &issuer.pem(), 0o644)?;
+        write(&key, &issuer.key().serialize_pem(), 0o600)?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            folder: folder.to_owned(),
+            issuer,
+            certificate,
+            key,
+        })
+    }
+
+    /// The identity of a workload by that name.
+    pub fn identity(&self, workload: &str) -> String {
+        format!("spiffe://{}/{workload}", self.trust_domain)
+    }
+
+    /// A certificate for any identity, of this trust domain or another.
+    pub fn leaf(&self, name: &str, identity: &str) -> Result<Leaf> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![uri(identity)?];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        let own_key = KeyPair::generate().map_err(unissued)?;
+        let issued = params
+            .signed_by(&own_key, &self.issuer)
+            .map_err(unissued)?;
+        let certificate = self.folder.join(format!("{name}.pem"));
+        let key = self.folder.join(format!("{name}-key.pem"));
+        write(&certificate, &issued.pem(), 0o644)?;
+        write(&key, &own_key.serialize_pem(), 0o600)?;
+        Ok(Leaf {
+            certificate,
+            key,
+            bundle: self.certificate.clone(),
+        })
+    }
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn uri(identity: &str) -> Result<SanType> {
+    Ia5String::try_from(identity)
+        .map(SanType::URI)
+        .map_err(unissued)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result {
+    fs::write(path, text).doing(|| format!("writing {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .doing(|| format!("setting the mode of {}", path.display()))
+}
+
+fn unissued(error: rcgen::Error) -> Error {
+    Error::Unexpected(format!("issuing a certificate: {error}"))
+}

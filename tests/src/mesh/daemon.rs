@@ -1,0 +1,338 @@
+//! A node's daemon: the real program, started, killed, asked.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::metrics::Metrics;
+use crate::cgroup::Cgroup;
+use crate::deadline::{Deadline, wait_for};
+use crate::error::{Doing, Error, Result, ensure};
+use crate::node::Node;
+use crate::process::{Output, Process, Spawn};
+use crate::programs;
+
+/// Where the daemon runs, seen from where it attaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Position {
+    /// As a pod of a DaemonSet: its own hooks would see it, if it did not
+    /// exempt itself.
+    #[default]
+    Below,
+    /// As a system service.
+    Outside,
+}
+
+/// A daemon with its files. Dropping it removes its pins, too, and with them
+/// all enforcement.
+#[derive(Debug)]
+pub struct Daemon {
+    node: Node,
+    process: Option<Process>,
+    cgroup: Cgroup,
+    bpffs: PathBuf,
+    config: PathBuf,
+    admin: PathBuf,
+    descriptors: Option<u64>,
+}
+
+/// The configuration's default.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+impl Daemon {
+    /// Makes what the daemon needs, and starts nothing.
+    pub(super) fn prepare(node: &Node, position: Position) -> Result<Self> {
+        let folder = node.scene().dir().join(format!("daemon-{}", node.name()));
+        let bpffs = folder.join("bpf");
+        fs::create_dir_all(&bpffs).doing(|| format!("making {}", bpffs.display()))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("bpf"), &bpffs, Some("bpf"), flags, Some("mode=0700"))
+            .doing(|| format!("mounting a bpffs on {}", bpffs.display()))?;
+        let cgroup = match position {
+            Position::Below => node.cgroup().child("daemon")?,
+            Position::Outside => node
+                .scene()
+                .cgroup()
+                .child(&format!("daemon-{}", node.name()))?,
+        };
+        Ok(Self {
+            node: node.clone(),
+            process: None,
+            cgroup,
+            config: folder.join("config.toml"),
+            admin: folder.join("admin.sock"),
+            bpffs,
+            descriptors: None,
+        })
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Folder of the pins, on a bpffs of its own.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join("mtls-daemon")
+    }
+
+    pub fn admin(&self) -> &Path {
+        &self.admin
+    }
+
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Replaces the configuration's file; the daemon reads it at its next
+    /// start or reload.
+    pub fn configure(&self, toml: &str) -> Result {
+        fs::write(&self.config, toml).doing(|| format!("writing {}", self.config.display()))
+    }
+
+    /// Limits the open descriptors, from its next start on.
+    pub fn limit_descriptors(&mut self, limit: u64) {
+        self.descriptors = Some(limit);
+    }
+
+    /// Starts it and waits until it is ready, with all its workloads.
+    pub fn start(&mut self) -> Result {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts it.
+    pub fn launch(&mut self) -> Result {
+        ensure(self.process.is_none(), || "the daemon runs already")?;
+        let mut spawn = self.program()?.cgroup(&self.cgroup);
+        if let Some(limit) = self.descriptors {
+            spawn = spawn.descriptors(limit);
+        }
+        let process = spawn.args(["run", "--config"]).arg(&self.config).start()?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready, and that all workloads are.
+    pub fn wait_until_ready(&mut self) -> Result {
+        let deadline = Deadline::default();
+        let node = self.node.clone();
+        let mut last = String::from("nothing answered");
+        let ready = wait_for(
+            deadline,
+            || format!("the daemon of node {} to be ready", node.name()),
+            || {
+                self.process()?.must_run()?;
+                last = match self.get("/readyz") {
+                    Ok((200, _)) => return Ok(Some(())),
+                    Ok((status, body)) => format!("/readyz said {status}: {body}"),
+                    // Not listening yet.
+                    Err(e) => e.to_string(),
+                };
+                Ok(None)
+            },
+        );
+        match ready {
+            Err(Error::TimedOut { waiting_for, .. }) => Err(Error::TimedOut {
+                waiting_for,
+                seen: last,
+            }),
+            Err(e) => Err(e),
+            Ok(()) => self.ensure_workloads_are_ready(),
+        }
+    }
+
+    /// Ready, for a node, means that a workload may have failed for a reason.
+    fn ensure_workloads_are_ready(&self) -> Result {
+        let status = self.status()?;
+        let ill: Vec<&Value> = workloads(&status)
+            .filter(|workload| workload["state"] != "ready")
+            .collect();
+        ensure(ill.is_empty(), || format!("workloads are not ready: {ill:?}"))
+    }
+
+    /// kill -9, as a crash would end it.
+    pub fn kill(&mut self) -> Result {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM: drains, and ends within `within`.
+    pub fn terminate(&mut self, within: Duration) -> Result {
+        let Some(mut process) = self.process.take() else {
+            return Ok(());
+        };
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(Deadline::after(within))?;
+        ensure(status.success(), || format!("after SIGTERM: {status}"))
+    }
+
+    /// SIGHUP: reads its configuration again.
+    pub fn reload(&mut self) -> Result {
+        self.process()?.signal(Signal::SIGHUP)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// The running program.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process
+            .as_mut()
+            .ok_or_else(|| Error::Unexpected("the daemon does not run".into()))
+    }
+
+    /// A subcommand of the program, run in the node's namespace.
+    pub fn command(&self, words: &[&str]) -> Result<Output> {
+        self.program()?
+            .named(&format!("cli-{}", self.node.name()))
+            .args(words)
+            .output()
+    }
+
+    /// A subcommand that speaks to this daemon and answers in JSON.
+    pub fn ask(&self, word: &str) -> Result<Value> {
+        let socket = self.admin.to_string_lossy().into_owned();
+        let said = self
+            .command(&[word, "--socket", &socket, "--output", "json"])?
+            .success()?;
+        serde_json::from_str(&said).map_err(|e| Error::Unreadable {
+            what: format!("the answer to {word}: {said}"),
+            why: e.to_string(),
+        })
+    }
+
+    pub fn status(&self) -> Result<Value> {
+        self.ask("status")
+    }
+
+    pub fn metrics(&self) -> Result<Metrics> {
+        let (status, body) = self.get("/metrics")?;
+        ensure(status == 200, || format!("/metrics said {status}: {body}"))?;
+        Metrics::parse(&body)
+    }
+
+    /// Scrapes until the metrics satisfy `holds`: counters are summed a
+    /// moment after what they count.
+    pub fn wait_for_metrics(
+        &self,
+        what: &str,
+        holds: impl Fn(&Metrics) -> bool,
+    ) -> Result<Metrics> {
+        wait_for(
+            Deadline::default(),
+            || format!("metrics of node {}: {what}", self.node.name()),
+            || Ok(Some(self.metrics()?).filter(&holds)),
+        )
+    }
+
+    /// Lines of the access log so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        self.log_events()
+            .into_iter()
+            .filter(|event| event["target"] == "access")
+            .collect()
+    }
+
+    /// Waits for a line of the access log: it is written at the end of a
+    /// connection, which its client may see first.
+    pub fn wait_for_access(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait_for(
+            Deadline::default(),
+            || format!("a line of node {}'s access log: {what}", self.node.name()),
+            || Ok(self.access_log().into_iter().find(&is_it)),
+        )
+    }
+
+    /// Lines of its log that are JSON.
+    pub fn log_events(&self) -> Vec<Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// All that it logged, over its restarts.
+    pub fn log(&self) -> String {
+        let path = self.node.scene().logs().join(self.log_name() + ".log");
+        fs::read(path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// GET from its metrics address, inside of the node's namespace.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        let answer = self.node.netns().run(|| get(path))?;
+        answer.doing(|| format!("getting {path} from the daemon of node {}", self.node.name()))
+    }
+
+    fn program(&self) -> Result<Spawn> {
+        Ok(self
+            .node
+            .spawn(programs::daemon()?)?
+            .named(&self.log_name())
+            .env("RUST_BACKTRACE", "1"))
+    }
+
+    fn log_name(&self) -> String {
+        format!("daemon-{}", self.node.name())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        // Without its bpffs the pins go, and with them links and maps.
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The workloads of a status.
+pub fn workloads(status: &Value) -> impl Iterator<Item = &Value> {
+    status["workloads"].as_array().into_iter().flatten()
+}
+
+fn get(path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&METRICS, ANSWER_WITHIN)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let malformed = || io::Error::other(format!("no HTTP answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked {
+        unchunked(body).ok_or_else(malformed)?
+    } else {
+        body.to_owned()
+    };
+    Ok((status.ok_or_else(malformed)?, body))
+}
+
+fn unchunked(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (length, after) = rest.split_once("\r\n")?;
+        let length = usize::from_str_radix(length.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..length)?);
+        rest = after.get(length..)?.strip_prefix("\r\n")?;
+    }
+}
