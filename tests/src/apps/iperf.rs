@@ -58,8 +58,7 @@ impl Iperf {
             what: format!("iperf3's answer: {said}"),
             why,
         };
-        let answer: Value =
-            serde_json::from_str(&said).map_err(|e| unreadable(e.to_string()))?;
+        let answer: Value = serde_json::from_str(&said).map_err(|e| unreadable(e.to_string()))?;
         let sum = &answer["end"]["sum_received"];
         match (sum["bytes"].as_u64(), sum["bits_per_second"].as_f64()) {
             (Some(bytes), Some(bits_per_second)) => Ok(Transfer {

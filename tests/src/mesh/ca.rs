@@ -68,9 +68,7 @@ impl Ca {
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
         let own_key = KeyPair::generate().map_err(unissued)?;
-        let issued = params
-            .signed_by(&own_key, &self.issuer)
-            .map_err(unissued)?;
+        let issued = params.signed_by(&own_key, &self.issuer).map_err(unissued)?;
         let certificate = self.folder.join(format!("{name}.pem"));
         let key = self.folder.join(format!("{name}-key.pem"));
         write(&certificate, &issued.pem(), 0o644)?;

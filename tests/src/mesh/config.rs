@@ -169,6 +169,9 @@ fn path(path: &Path) -> String {
 }
 
 fn list<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
-    let items: Vec<_> = items.into_iter().map(|item| format!("\"{item}\"")).collect();
+    let items: Vec<_> = items
+        .into_iter()
+        .map(|item| format!("\"{item}\""))
+        .collect();
     format!("[{}]", items.join(", "))
 }

@@ -154,7 +154,9 @@ impl Daemon {
         let ill: Vec<&Value> = workloads(&status)
             .filter(|workload| workload["state"] != "ready")
             .collect();
-        ensure(ill.is_empty(), || format!("workloads are not ready: {ill:?}"))
+        ensure(ill.is_empty(), || {
+            format!("workloads are not ready: {ill:?}")
+        })
     }
 
     /// kill -9, as a crash would end it.
@@ -272,7 +274,12 @@ impl Daemon {
     /// GET from its metrics address, inside of the node's namespace.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         let answer = self.node.netns().run(|| get(path))?;
-        answer.doing(|| format!("getting {path} from the daemon of node {}", self.node.name()))
+        answer.doing(|| {
+            format!(
+                "getting {path} from the daemon of node {}",
+                self.node.name()
+            )
+        })
     }
 
     fn program(&self) -> Result<Spawn> {
@@ -315,7 +322,9 @@ fn get(path: &str) -> io::Result<(u16, String)> {
     let malformed = || io::Error::other(format!("no HTTP answer: {answer:?}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
     let body = if chunked {
         unchunked(body).ok_or_else(malformed)?
     } else {

@@ -116,7 +116,10 @@ mod tests {
                     mtls_x_total{direction=\"inbound\",reason=\"\"} 0\n\
                     mtls_up 1\n";
         let metrics = Metrics::parse(text).unwrap();
-        assert_eq!(metrics.count("mtls_x_total", &[("direction", "outbound")]), 5);
+        assert_eq!(
+            metrics.count("mtls_x_total", &[("direction", "outbound")]),
+            5
+        );
         assert_eq!(metrics.count("mtls_x_total", &[("reason", "a, \"b\"")]), 2);
         assert_eq!(metrics.count("mtls_up", &[]), 1);
         assert_eq!(metrics.count("mtls_down", &[]), 0);
