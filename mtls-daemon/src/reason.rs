@@ -83,7 +83,7 @@ reasons! {
     /// No endpoint of the service is healthy.
     NoHealthyEndpoint = "no_healthy_endpoint" [Refused], "All endpoints of the service failed lately: look at them.";
     /// The workload has no usable certificate.
-    NoCert = "no_cert" [Refused, Handshake, Workload], "The workload has no valid certificate: look at `mtls-daemon status` and at the identity source.";
+    NoCert = "no_cert" [Refused, Handshake, Workload], "A side has no certificate to show: for a workload of this node look at `mtls-daemon status` and at the identity source; a peer that presents none is no mesh peer.";
     /// The peer's daemon could not be reached.
     PeerUnreachable = "peer_unreachable" [Refused], "No daemon answered at the peer's tunnel address: see whether the peer is enrolled, and whether the network allows the tunnel port.";
     /// The peer's daemon refused the request as not allowed.

@@ -79,7 +79,8 @@ const MAX_CHAIN: usize = 10;
 impl PeerFault {
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NoCertificate | Self::San(_) | Self::UnexpectedIdentity { .. } => Reason::BadSan,
+            Self::NoCertificate => Reason::NoCert,
+            Self::San(_) | Self::UnexpectedIdentity { .. } => Reason::BadSan,
             Self::NoBundle(_) => Reason::TrustDomain,
             Self::UnknownIssuer(_) => Reason::UnknownIssuer,
             Self::Expired { .. } => Reason::Expired,

@@ -85,7 +85,7 @@ pub fn reason_of(error: &Error) -> Reason {
         | Error::NoApplicationProtocol => Reason::NoCommonProtocol,
         Error::AlertReceived(_) => Reason::AlertFromPeer,
         Error::InvalidCertificate(error) => reason_of_certificate(error),
-        Error::NoCertificatesPresented => Reason::BadSan,
+        Error::NoCertificatesPresented => Reason::NoCert,
         Error::PeerIncompatible(what) => match what {
             PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
@@ -99,7 +99,10 @@ pub fn reason_of(error: &Error) -> Reason {
             | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => Reason::BadChain,
             _ => Reason::NotTls,
         },
-        Error::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge) => Reason::BadChain,
+        // Nothing but a chain of certificates comes near the library's limits.
+        Error::InvalidMessage(
+            InvalidMessage::CertificatePayloadTooLarge | InvalidMessage::HandshakePayloadTooLarge,
+        ) => Reason::BadChain,
         Error::InvalidMessage(_)
         | Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

@@ -95,6 +95,8 @@ async fn shake<C, D>(
 where
     C: Deref<Target = rustls::ConnectionCommon<D>>,
 {
+    // Boxed: it holds the connection's whole state, several times over.
+    let handshake = Box::pin(handshake);
     let began = Instant::now();
     let deadline = began + limit;
     let watched = FINDING.scope(RefCell::new(None), async {

@@ -333,7 +333,7 @@ fn new_serial() -> Result<SerialNumber, String> {
     let mut serial = [0; 16];
     SystemRandom::new()
         .fill(&mut serial)
-        .map_err(|_| "the system gave no random bytes".to_owned())?;
+        .or(Err("the system gave no random bytes".to_owned()))?;
     // Positive, and of full length (RFC 5280 4.1.2.2).
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&serial))
@@ -388,7 +388,7 @@ impl AuthorityKey {
             .find(|(scheme, _)| key.choose_scheme(&[*scheme]).is_some())
             .ok_or(rcgen::Error::UnsupportedSignatureAlgorithm)?;
         let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+            .or(Err(rcgen::Error::CouldNotParseCertificate))?;
         let public = parsed.public_key().subject_public_key.data.to_vec();
         Ok(Self {
             key,
