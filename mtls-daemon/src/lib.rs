@@ -35,6 +35,8 @@ pub mod health;
 
 // Operations: what is seen from outside.
 pub mod admin;
+pub mod log;
+pub mod readiness;
 
 #[cfg(test)]
 mod generated;

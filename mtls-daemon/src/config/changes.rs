@@ -44,6 +44,12 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
     changes
 }
 
+/// The keys that differ in `new` and wait for a restart.
+pub fn changes_that_need_a_restart(old: &Config, new: &Config) -> Vec<String> {
+    let waiting = changes(old, new).restart;
+    waiting.into_iter().map(|change| change.key).collect()
+}
+
 impl Changes {
     pub fn is_empty(&self) -> bool {
         self.live.is_empty() && self.restart.is_empty()

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
-pub use changes::{Change, Changes, changes};
+pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
 pub use document::{example, markdown};
 pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};

@@ -86,6 +86,8 @@ families! {
         "What /readyz answers: 1 or 0.";
     HEARTBEAT_AGE = Gauge "mtls_heartbeat_age_seconds" ["thread"]
         "Time since a thread last showed that it is alive.";
+    LOG_LINES_DROPPED = Counter "mtls_log_lines_dropped_total" []
+        "Lines of the log that were dropped because whoever reads it was too slow.";
     BUILD_INFO = Gauge "mtls_build_info" ["version"]
         "1, with the daemon's version.";
     PROCESS_OPEN_FDS = Gauge "mtls_process_open_fds" []

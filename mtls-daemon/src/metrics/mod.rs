@@ -108,6 +108,7 @@ pub struct NodeFigures {
     pub workloads_failed: usize,
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
+    pub log_lines_dropped: u64,
 }
 
 impl Metrics {
@@ -268,6 +269,8 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     for (state, count) in states {
         sheet.count(families::WORKLOADS, &[state], count as u64);
     }
+    let dropped = node.log_lines_dropped;
+    sheet.count(families::LOG_LINES_DROPPED, &[], dropped);
     sheet.count(families::READY, &[], u64::from(node.ready));
     for (thread, age) in &node.heartbeats {
         sheet.number(families::HEARTBEAT_AGE, &[thread], age.as_secs_f64());

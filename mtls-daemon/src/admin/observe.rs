@@ -1,0 +1,115 @@
+//! What is seen from outside: /metrics, /healthz and /readyz. No key, no
+//! peer-chosen text, and nothing that changes anything.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use crate::log;
+use crate::metrics::{self, NodeFigures};
+use crate::readiness::{self, Verdict};
+
+use super::Desk;
+use super::door::Limits;
+use super::view::WorkloadState;
+
+pub(super) const LIMITS: Limits = Limits {
+    most: 32,
+    time: Duration::from_secs(10),
+};
+
+pub(super) async fn serve(desk: Rc<Desk>, stream: TcpStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(&desk, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(5))
+        .keep_alive(false)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a reader of the metrics went away");
+    }
+}
+
+fn answer(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, desk.metrics_text());
+            let format = header::HeaderValue::from_static(prometheus::TEXT_FORMAT);
+            response.headers_mut().insert(header::CONTENT_TYPE, format);
+            response
+        }
+        "/healthz" => judged("healthy", &desk.healthy()),
+        "/readyz" => judged("ready", &desk.ready()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there is /metrics, /healthz and /readyz\n".to_owned(),
+        ),
+    }
+}
+
+impl Desk {
+    pub(super) fn healthy(&self) -> Verdict {
+        readiness::healthy(&self.heartbeats.ages(), metrics::descriptors())
+    }
+
+    pub(super) fn ready(&self) -> Verdict {
+        readiness::ready(&self.view.status(), &self.view.kernel())
+    }
+
+    fn metrics_text(&self) -> String {
+        let status = self.view.status();
+        let kernel = self.view.kernel();
+        let count = |wanted: fn(&WorkloadState) -> bool| {
+            let workloads = status.workloads.iter();
+            workloads.filter(|workload| wanted(&workload.state)).count()
+        };
+        let node = NodeFigures {
+            ready: readiness::ready(&status, &kernel).good(),
+            workloads_waiting: count(|state| matches!(state, WorkloadState::Waiting { .. })),
+            workloads_ready: count(|state| matches!(state, WorkloadState::Ready)),
+            workloads_failed: count(|state| matches!(state, WorkloadState::Failed { .. })),
+            heartbeats: self.heartbeats.ages(),
+            log_lines_dropped: log::dropped(),
+        };
+        self.metrics.render(&kernel, &node)
+    }
+}
+
+fn judged(word: &str, verdict: &Verdict) -> Response<Full<Bytes>> {
+    let (status, mut body) = if verdict.good() {
+        (StatusCode::OK, format!("{word}\n"))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not {word}\n"))
+    };
+    for problem in &verdict.problems {
+        body.push_str(&format!("{problem}\n"));
+    }
+    for alarm in &verdict.alarms {
+        body.push_str(&format!("alarm: {alarm}\n"));
+    }
+    text(status, body)
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}

@@ -1,0 +1,178 @@
+//! Whether the node is well, and whether it is ready: two pure judgements,
+//! and the one to tell systemd.
+
+use std::time::Duration;
+
+use crate::admin::view::{NodeStatus, Phase, WorkloadState};
+use crate::metrics::KernelFigures;
+
+/// A thread that was silent for longer is stuck.
+pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Fewer free descriptors than this, and the daemon can do nothing any more.
+/// It refuses connections long before.
+pub const DESCRIPTOR_RESERVE: u64 = 16;
+
+/// A judgement with its grounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Verdict {
+    /// Why not; empty when all is well.
+    pub problems: Vec<String>,
+    /// What somebody should look at all the same.
+    pub alarms: Vec<String>,
+}
+
+impl Verdict {
+    pub fn good(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Each thread has shown that it is alive, and there are descriptors left.
+pub fn healthy(heartbeats: &[(String, Duration)], descriptors: Option<(u64, u64)>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for (thread, age) in heartbeats {
+        if *age > HEARTBEAT_LIMIT {
+            let age = age.as_secs();
+            let problem = format!("thread {thread} has not answered for {age} s");
+            verdict.problems.push(problem);
+        }
+    }
+    match descriptors {
+        Some((used, most)) if used + DESCRIPTOR_RESERVE > most => {
+            let problem = format!("{used} of {most} file descriptors are in use");
+            verdict.problems.push(problem);
+        }
+        Some(_) => {}
+        // Counting them takes one, on older kernels.
+        None => {
+            let problem = "the file descriptors cannot be counted: probably none is left";
+            verdict.problems.push(problem.to_owned());
+        }
+    }
+    verdict
+}
+
+/// Enforcement is attached, and every workload is ready or has failed for a
+/// reason. One workload that fails must not take the node's others down.
+pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
+    let mut verdict = Verdict::default();
+    match status.phase {
+        Phase::Starting => verdict.problems.push("starting".to_owned()),
+        Phase::Draining { .. } => verdict.problems.push("draining".to_owned()),
+        Phase::Serving => {}
+    }
+    let detached: Vec<&str> = kernel
+        .hooks
+        .iter()
+        .filter(|state| !state.attached)
+        .map(|state| state.hook)
+        .collect();
+    if kernel.hooks.is_empty() {
+        let problem = "no hook is attached";
+        verdict.problems.push(problem.to_owned());
+    } else if !detached.is_empty() {
+        let problem = format!("hooks are not attached: {}", detached.join(", "));
+        verdict.problems.push(problem);
+    }
+    for workload in &status.workloads {
+        let name = &workload.name;
+        match &workload.state {
+            WorkloadState::Ready => {}
+            WorkloadState::Waiting { detail } => {
+                let problem = format!("workload {name} is waiting: {detail}");
+                verdict.problems.push(problem);
+            }
+            WorkloadState::Failed { reason, detail } => {
+                let alarm = format!("workload {name} has failed: {reason}: {detail}");
+                verdict.alarms.push(alarm);
+            }
+        }
+        if let Some(error) = &workload.renewal_error {
+            let alarm = format!("the certificate of workload {name} is not renewed: {error}");
+            verdict.alarms.push(alarm);
+        }
+    }
+    if let Some(error) = &status.config.reload_error {
+        let first = error.lines().next().unwrap_or_default();
+        let alarm = format!("the last reload was refused: {first}");
+        verdict.alarms.push(alarm);
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::samples;
+    use crate::metrics::HookState;
+    use crate::reason::Reason;
+
+    fn attached(attached: bool) -> KernelFigures {
+        KernelFigures {
+            hooks: vec![HookState {
+                hook: "connect4",
+                attached,
+            }],
+            ..KernelFigures::default()
+        }
+    }
+
+    #[test]
+    fn a_stuck_thread_is_named() {
+        let ages = [
+            ("control".to_owned(), Duration::from_secs(1)),
+            ("worker-1".to_owned(), Duration::from_secs(12)),
+        ];
+        let verdict = healthy(&ages, Some((100, 1024)));
+        assert_eq!(
+            verdict.problems,
+            ["thread worker-1 has not answered for 12 s"]
+        );
+    }
+
+    #[test]
+    fn without_descriptors_the_daemon_is_not_well() {
+        assert!(healthy(&[], Some((1000, 1024))).good());
+        assert!(!healthy(&[], Some((1010, 1024))).good());
+        assert!(!healthy(&[], None).good());
+    }
+
+    #[test]
+    fn a_failed_workload_alarms_and_leaves_the_node_ready() {
+        let mut status = samples::status();
+        status.workloads[0].state = WorkloadState::Failed {
+            reason: Reason::NoCert,
+            detail: "no key".to_owned(),
+        };
+        let verdict = ready(&status, &attached(true));
+        assert!(verdict.good(), "{verdict:?}");
+        assert_eq!(verdict.alarms, ["workload web has failed: no_cert: no key"]);
+    }
+
+    #[test]
+    fn a_waiting_workload_and_a_missing_hook_make_it_unready() {
+        let mut status = samples::status();
+        status.workloads[0].state = WorkloadState::Waiting {
+            detail: "certificate".to_owned(),
+        };
+        let verdict = ready(&status, &attached(false));
+        assert_eq!(
+            verdict.problems,
+            [
+                "hooks are not attached: connect4",
+                "workload web is waiting: certificate"
+            ]
+        );
+        assert!(!ready(&samples::status(), &KernelFigures::default()).good());
+    }
+
+    #[test]
+    fn a_draining_node_is_not_ready() {
+        let mut status = samples::status();
+        status.phase = Phase::Draining {
+            deadline: std::time::UNIX_EPOCH,
+        };
+        assert_eq!(ready(&status, &attached(true)).problems, ["draining"]);
+    }
+}
