@@ -26,7 +26,7 @@ use setup::Need;
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [NEED..]     install what is missing: build, kernel, apps, emulator (default: build apps)
+  setup [NEED..]     install what is missing: build, kernel, apps, envoy, emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
   test [FILTER..]    unit and property tests, then the stories with real programs (root)

@@ -6,18 +6,18 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::build::{self, Profile};
 use crate::command;
 use crate::failure::{Result, While};
-use crate::setup::{self, Need};
+use crate::setup::{self, Need, envoy};
 
 /// `words`: a filter and whatever else `cargo test` takes.
 pub(crate) fn run(words: &[&str]) -> Result {
-    setup::run(&[Need::Build, Need::Kernel, Need::Apps])?;
+    setup::run(&[Need::Build, Need::Kernel, Need::Apps, Need::Envoy])?;
     build::run(Profile::Dev)?;
     raise_descriptor_limit()?;
-    command::run(
-        command::cargo()
-            .args(["test", "--workspace", "--no-fail-fast"])
-            .args(words),
-    )
+    let mut cargo = command::cargo();
+    cargo
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(words);
+    command::run(cargo.env("MTLS_TEST_ENVOY", envoy::ready()?))
 }
 
 /// The stories hold thousands of connections; what they start inherits ours.

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what a command needs that this machine lacks. Says
 //! what it does, starts no service, touches nothing that is already there.
 
+pub(crate) mod envoy;
 mod machine;
 pub(crate) mod packages;
 pub(crate) mod toolchain;
@@ -17,6 +18,8 @@ pub(crate) enum Need {
     Kernel,
     /// The real applications that the demo and the tests put to work.
     Apps,
+    /// Envoy, as the tunnel's peer.
+    Envoy,
     /// A machine emulator, to boot other kernels.
     Emulator,
 }
@@ -27,9 +30,10 @@ impl Need {
             "build" => Ok(Self::Build),
             "kernel" => Ok(Self::Kernel),
             "apps" => Ok(Self::Apps),
+            "envoy" => Ok(Self::Envoy),
             "emulator" => Ok(Self::Emulator),
             _ => Err(Failure::usage(format!(
-                "setup knows build, kernel, apps and emulator, not {word:?}"
+                "setup knows build, kernel, apps, envoy and emulator, not {word:?}"
             ))),
         }
     }
@@ -50,6 +54,9 @@ pub(crate) fn run(needs: &[Need]) -> Result {
         wanted.extend(packages::EMULATOR);
     }
     packages::install(&wanted)?;
+    if needs.contains(&Need::Envoy) {
+        envoy::ready()?;
+    }
     if needs.contains(&Need::Build) {
         toolchain::ready()?;
     }

@@ -21,7 +21,7 @@ pub(crate) struct Package {
 enum Probe {
     /// In PATH or one of the sbin folders.
     Program(&'static str),
-    /// A path below /usr; one component may be `*`.
+    /// A path below /usr; a component may end in `*`.
     File(&'static str),
 }
 
@@ -41,7 +41,7 @@ const fn service(name: &'static str, program: &'static str, unit: &'static str) 
     }
 }
 
-const fn file(name: &'static str, path: &'static str) -> Package {
+pub(crate) const fn file(name: &'static str, path: &'static str) -> Package {
     Package {
         name,
         probe: Probe::File(path),
@@ -99,6 +99,7 @@ pub(crate) fn install(packages: &[Package]) -> Result {
         return Ok(());
     }
     let mut names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    names.sort_unstable();
     names.dedup();
     let names = names.join(" ");
     if command::find("apt-get").is_none() {
@@ -201,17 +202,16 @@ impl std::fmt::Display for Package {
     }
 }
 
-/// The first existing path of that pattern.
+/// The first existing path of that pattern, in which `*` ends a component.
 fn below(folder: &Path, pattern: &str) -> Option<PathBuf> {
-    match pattern.split_once("*/") {
-        None => Some(folder.join(pattern)).filter(|path| path.exists()),
-        Some((before, after)) => {
-            let entries = fs::read_dir(folder.join(before)).ok()?;
-            entries
-                .flatten()
-                .find_map(|entry| below(&entry.path(), after))
-        }
-    }
+    let Some((before, after)) = pattern.split_once("*/") else {
+        return Some(folder.join(pattern)).filter(|path| path.exists());
+    };
+    let (parent, start) = before.rsplit_once('/').unwrap_or(("", before));
+    let entries = fs::read_dir(folder.join(parent)).ok()?.flatten();
+    let mut matching =
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(start));
+    matching.find_map(|entry| below(&entry.path(), after))
 }
 
 /// While it lives, packages that bring a service do not start it: they ask
@@ -277,6 +277,11 @@ mod tests {
             below(&folder, "lib/thing/15/bin/tool"),
             Some(folder.join("lib/thing/15/bin/tool"))
         );
+        assert_eq!(
+            below(&folder, "lib/th*/15/bin/tool"),
+            Some(folder.join("lib/thing/15/bin/tool"))
+        );
+        assert_eq!(below(&folder, "lib/other*/15/bin/tool"), None);
         assert_eq!(below(&folder, "lib/none/*/bin/tool"), None);
         fs::remove_dir_all(folder).unwrap();
     }
