@@ -216,16 +216,13 @@ fn a_stalled_reader_moves_nobody() {
         for _ in 0..200 {
             ping_pong(&mut probe.client, &mut probe.server).await;
         }
-        // And bulk still moves, in both directions.
+        // And bulk still moves.
         let bulk = pattern(16 << 20, 5);
-        let (client_read, mut client_write) = probe.client.split();
-        let (mut server_read, server_write) = probe.server.split();
         let mut got = vec![0; bulk.len()];
         tokio::join!(
-            async { client_write.write_all(&bulk).await.unwrap() },
-            async { server_read.read_exact(&mut got).await.unwrap() },
+            async { probe.client.write_all(&bulk).await.unwrap() },
+            async { probe.server.read_exact(&mut got).await.unwrap() },
         );
-        drop((client_read, server_write));
         assert!(got == bulk);
         // The stalled ones have lost nothing.
         for (n, mut client) in stalled.into_iter().enumerate().take(4) {
