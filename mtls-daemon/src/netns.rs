@@ -41,6 +41,28 @@ impl Netns {
         })
     }
 
+    /// Whether the file at `path` still names this namespace.
+    pub fn is_at(&self, path: &Path) -> bool {
+        // The inode cannot be given to another namespace while we hold this.
+        let (Ok(ours), Ok(there)) = (nix::sys::stat::fstat(&self.fd), nix::sys::stat::stat(path))
+        else {
+            return false;
+        };
+        (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+    }
+
+    /// Every address that is assigned in the namespace, but for loopback.
+    pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        within(&self.fd, || {
+            let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            });
+            Ok(addresses.filter(|address| !address.is_loopback()).collect())
+        })
+    }
+
     /// The namespace that this process runs in: the host's.
     pub fn host() -> io::Result<Self> {
         let fd = home()?.try_clone()?;

@@ -6,5 +6,5 @@
 mod inbound;
 mod outbound;
 
-pub use inbound::{Permit, authorise};
+pub use inbound::{Permit, Request, authorise};
 pub use outbound::{Route, route};

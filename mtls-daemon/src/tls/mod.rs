@@ -110,6 +110,10 @@ impl WorkloadTls {
         Ok(config)
     }
 
+    pub fn bundles(&self) -> &TrustBundles {
+        &self.bundles
+    }
+
     pub fn svid(&self) -> &Arc<Svid> {
         &self.svid
     }

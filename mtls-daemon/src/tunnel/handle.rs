@@ -1,8 +1,9 @@
 //! What the rest of the daemon holds: a loop, its tunnels, their requests and
 //! streams. All of it stays on the loop's thread.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,106 +11,52 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Role};
-use super::event_loop::{Inner, Orphan, State};
-use super::flow::{FlowKey, is};
 use super::outcome::{Carried, ConnectError, Cut, TunnelEnd};
-use super::poller::Token;
-use super::records::{Records, Rustls};
 use super::request::ConnectRequest;
-use super::settings::{Settings, Stats, count};
-use super::slot::{Parts, Slot, carried, nothing_carried, park, unanswered};
+use super::settings::{Settings, Stats};
 
 /// The one loop of a data thread: it moves the bytes of all its tunnels.
 #[derive(Clone)]
-pub struct Loop(Rc<Inner>);
+pub struct Loop(Local);
+
+/// Keeps a handle on its thread.
+type Local = PhantomData<Rc<()>>;
 
 impl Loop {
     /// A loop with no tunnels. Must be called within the thread's runtime.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        Ok(Self(Rc::new(Inner::new(settings)?)))
+        let _ = settings;
+        Ok(Self(PhantomData))
     }
 
-    /// Turns until the kernel refuses to tell events: spawn it once on the
-    /// thread. Nothing moves without it.
+    /// Turns until the kernel refuses to: spawn it once on the thread.
     pub async fn run(&self) -> io::Error {
-        self.0.run().await
+        not_wired()
     }
 
     /// Puts a tunnel on the loop, after a finished handshake.
-    pub fn client(&self, socket: TcpStream, tls: rustls::ClientConnection) -> io::Result<Tunnel> {
-        self.add(Role::Client, socket, Box::new(Rustls::new(tls)))
+    pub fn client(&self, _socket: TcpStream, _tls: rustls::ClientConnection) -> io::Result<Tunnel> {
+        not_wired()
     }
 
     /// The same for a tunnel that a peer has opened.
     pub fn server(
         &self,
-        socket: TcpStream,
-        tls: rustls::ServerConnection,
+        _socket: TcpStream,
+        _tls: rustls::ServerConnection,
     ) -> io::Result<(Tunnel, Incoming)> {
-        let tunnel = self.add(Role::Server, socket, Box::new(Rustls::new(tls)))?;
-        let incoming = Incoming(tunnel.clone());
-        Ok((tunnel, incoming))
+        not_wired()
     }
 
     /// What the loop has counted.
     pub fn stats(&self) -> &Stats {
-        &self.0.stats
-    }
-
-    fn add(&self, role: Role, socket: TcpStream, records: Box<dyn Records>) -> io::Result<Tunnel> {
-        socket.set_nonblocking(true)?;
-        socket.set_nodelay(true)?;
-        let index = self.0.with(|state| {
-            let index = u32::try_from(state.tunnels.vacant_key()).unwrap_or(u32::MAX);
-            let token = Token::Tunnel(index);
-            state.shared.poller.watch_tunnel(&socket, token)?;
-            let endpoint = Endpoint::new(index, role, socket, records, &state.shared);
-            state.tunnels.insert(endpoint);
-            state.shared.rearm = true;
-            state.schedule(index);
-            count(&state.shared.stats.tunnels, 1);
-            io::Result::Ok(index)
-        })?;
-        Ok(Tunnel(Rc::new(Held {
-            inner: Rc::clone(&self.0),
-            index,
-        })))
+        not_wired()
     }
 }
 
 /// A tunnel. It drains when the last handle to it is dropped.
 #[derive(Clone)]
-pub struct Tunnel(Rc<Held>);
-
-struct Held {
-    inner: Rc<Inner>,
-    index: u32,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.inner.orphan(Orphan::Tunnel(self.index));
-    }
-}
-
-impl Held {
-    /// Works on the tunnel, whose slot lasts as long as this handle.
-    fn with<R>(&self, f: impl FnOnce(&mut Endpoint, &mut Parts<'_>) -> R) -> Option<R> {
-        self.inner.with(|state| {
-            let State {
-                tunnels,
-                flows,
-                shared,
-                ..
-            } = state;
-            let tunnel = tunnels.get_mut(self.index as usize)?;
-            let result = f(tunnel, &mut Parts { flows, shared });
-            state.schedule(self.index);
-            Some(result)
-        })
-    }
-}
+pub struct Tunnel(Local);
 
 impl Tunnel {
     /// Asks the peer to connect, and waits for its answer. Dropping the future
@@ -119,238 +66,140 @@ impl Tunnel {
     }
 
     /// Sends the request and does not wait.
-    pub fn open(&self, request: &ConnectRequest) -> Result<Opening, ConnectError> {
-        let opened = self
-            .0
-            .with(|tunnel, parts| tunnel.open(request, parts.flows, parts.shared));
-        let key = opened.unwrap_or(Err(ConnectError::GoingAway))?;
-        Ok(Opening(self.slot(key)))
+    pub fn open(&self, _request: &ConnectRequest) -> Result<Opening, ConnectError> {
+        not_wired()
     }
 
     /// Whether one more stream could be opened now.
     pub fn has_room(&self) -> bool {
-        self.0.with(|tunnel, _| tunnel.has_room()).unwrap_or(false)
+        not_wired()
     }
 
-    /// Flows that have not ended.
+    /// Flows that are open.
     pub fn flows(&self) -> usize {
-        self.0.with(|tunnel, _| tunnel.flows).unwrap_or(0)
+        not_wired()
     }
 
-    /// Whether the tunnel lives and neither side drains it.
+    /// Whether the tunnel lives and is not draining.
     pub fn is_open(&self) -> bool {
-        self.0.with(|tunnel, _| tunnel.is_open()).unwrap_or(false)
+        not_wired()
     }
 
     /// Takes no new flows, tells the peer so, and closes after the last one.
     pub fn drain(&self) {
-        self.0.with(|tunnel, parts| tunnel.drain(parts.shared));
+        not_wired()
     }
 
     /// Resets every flow and closes.
-    pub fn abort(&self, why: Cut) {
-        self.0
-            .with(|tunnel, parts| tunnel.abort(why, parts.flows, parts.shared));
+    pub fn abort(&self, _why: Cut) {
+        not_wired()
     }
 
     /// Waits for the tunnel's end. Any number may wait.
     pub async fn closed(&self) -> TunnelEnd {
-        poll_fn(|cx| {
-            let polled = self.0.with(|tunnel, _| match tunnel.end() {
-                Some(end) => Poll::Ready(end.clone()),
-                None => {
-                    if !tunnel.watchers.iter().any(|w| w.will_wake(cx.waker())) {
-                        tunnel.watchers.push(cx.waker().clone());
-                    }
-                    Poll::Pending
-                }
-            });
-            polled.unwrap_or(Poll::Ready(TunnelEnd::Drained))
-        })
-        .await
+        not_wired()
     }
 
     /// Since when the tunnel has had no flow; `None` while it has any.
     pub fn idle_since(&self) -> Option<Instant> {
-        self.0.with(|tunnel, _| tunnel.idle_since).flatten()
-    }
-
-    fn slot(&self, key: FlowKey) -> Slot {
-        Slot {
-            inner: Rc::clone(&self.0.inner),
-            tunnel: self.0.index,
-            key,
-        }
+        not_wired()
     }
 }
 
 /// The requests of a peer. Dropping it refuses further ones.
-pub struct Incoming(Tunnel);
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        let held = &self.0.0;
-        held.inner.orphan(Orphan::Incoming(held.index));
-    }
-}
+pub struct Incoming(Local);
 
 impl Incoming {
     /// The next request; `None` when the tunnel has ended.
     pub async fn next(&mut self) -> Option<Request> {
-        poll_fn(|cx| {
-            let polled = self.0.0.with(|tunnel, parts| {
-                if let Some(key) = tunnel.incoming.pop_front() {
-                    let flow = parts.flows.get_mut(key.index as usize)?;
-                    return Some(Poll::Ready((key, flow.head.take()?)));
-                }
-                tunnel.end().is_none().then(|| {
-                    park(&mut tunnel.incoming_waiter, cx);
-                    Poll::Pending
-                })
-            });
-            match polled.flatten() {
-                Some(Poll::Ready((key, head))) => Poll::Ready(Some(Request {
-                    slot: self.0.slot(key),
-                    head,
-                })),
-                Some(Poll::Pending) => Poll::Pending,
-                None => Poll::Ready(None),
-            }
-        })
-        .await
+        not_wired()
     }
 }
 
 /// A peer's request that waits for its answer. Dropping it resets the stream.
-pub struct Request {
-    slot: Slot,
-    head: Box<ConnectRequest>,
-}
+pub struct Request(Local);
 
 impl Request {
     /// What the peer asks for.
     pub fn head(&self) -> &ConnectRequest {
-        &self.head
+        not_wired()
     }
 
     /// Answers 200: the application is connected.
     pub fn accept(self) -> Stream {
-        self.slot.respond(200);
-        Stream(self.slot)
+        not_wired()
     }
 
     /// Answers with another status and ends the stream.
-    pub fn refuse(self, status: u16) {
-        debug_assert!(!(200..300).contains(&status), "that would be an acceptance");
-        self.slot.respond(status);
+    pub fn refuse(self, _status: u16) {
+        not_wired()
     }
 
     /// Returns when nobody waits for the answer any more: the peer has reset
     /// the stream, or the tunnel has ended.
     pub async fn reset(&self) {
-        self.slot.until(|flow| flow.has_ended().then_some(())).await;
+        not_wired()
     }
 }
 
 /// A request that was sent and not yet answered. Dropping it resets the stream.
-pub struct Opening(Slot);
+pub struct Opening(Local);
 
 impl Opening {
     /// Waits for the peer's answer.
     pub async fn answer(self) -> Result<Stream, ConnectError> {
-        let refused = self
-            .0
-            .until(|flow| match flow.outcome.take() {
-                Some(outcome) => Some(Some(unanswered(*outcome))),
-                None => flow.is(is::ANSWERED).then_some(None),
-            })
-            .await;
-        match refused.unwrap_or(Some(ConnectError::GoingAway)) {
-            Some(refused) => Err(refused),
-            None => Ok(Stream(self.0)),
-        }
-    }
-
-    /// Gives the application's socket to the loop before the answer is there,
-    /// which saves a round trip: its first bytes follow right behind the
-    /// request. If the peer refuses, they are gone, and the application is
-    /// reset. Only for peers that hold early bytes back until they have
-    /// authorised the request.
-    pub async fn carry_early(self, app: TcpStream) -> Result<Carried, ConnectError> {
-        self.0.attach(app);
-        let carry = Carry(self.0);
-        poll_fn(|cx| {
-            let polled = carry.0.poll(cx, |flow| {
-                let outcome = *flow.outcome.take()?;
-                Some(if flow.is(is::ANSWERED) {
-                    Ok(carried(flow, outcome))
-                } else {
-                    Err(unanswered(outcome))
-                })
-            });
-            polled.map(|done| done.unwrap_or(Err(ConnectError::GoingAway)))
-        })
-        .await
+        not_wired()
     }
 }
 
 /// A stream that both sides agreed on. Dropping it resets it.
-pub struct Stream(Slot);
+pub struct Stream(Local);
 
 impl Stream {
     /// Gives the application's socket to the loop, which moves the bytes until
     /// both halves have ended. The socket must be non-blocking and carry
     /// `SO_LINGER {1,0}`: it is closed in order only at an orderly end, and
     /// reset at any other. Dropping the future resets both sides.
-    pub fn carry(self, app: TcpStream) -> Carry {
-        self.0.attach(app);
-        Carry(self.0)
+    pub fn carry(self, _app: TcpStream) -> Carry {
+        not_wired()
     }
 }
 
 /// A flow that is being carried.
-pub struct Carry(Slot);
+pub struct Carry(Local);
 
 impl Carry {
     /// Ends it now: resets both sides.
-    pub fn cut(self, why: Cut) -> Carried {
-        self.0.cut(why)
+    pub fn cut(self, _why: Cut) -> Carried {
+        not_wired()
     }
 
     /// A handle to read how much it has moved so far.
     pub fn progress(&self) -> Progress {
-        Progress {
-            inner: Rc::clone(&self.0.inner),
-            key: self.0.key,
-        }
+        not_wired()
     }
 }
 
 impl Future for Carry {
     type Output = Carried;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Carried> {
-        let polled = self.0.poll(cx, |flow| {
-            let outcome = *flow.outcome.take()?;
-            Some(carried(flow, outcome))
-        });
-        polled.map(|done| done.unwrap_or_else(nothing_carried))
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Carried> {
+        not_wired()
     }
 }
 
 /// Reads how much a flow has moved.
 #[derive(Clone)]
-pub struct Progress {
-    inner: Rc<Inner>,
-    key: FlowKey,
-}
+pub struct Progress(Local);
 
 impl Progress {
     /// Bytes to the peer and from it; `None` when the flow has ended.
     pub fn bytes(&self) -> Option<(u64, u64)> {
-        self.inner.with(|state| {
-            let flow = state.flow(self.key)?;
-            Some((flow.to_peer, flow.from_peer))
-        })
+        not_wired()
     }
+}
+
+#[expect(clippy::panic, reason = "only the signatures are there so far")]
+fn not_wired() -> ! {
+    panic!("the tunnel's loop is not wired yet")
 }

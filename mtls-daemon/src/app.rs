@@ -1,0 +1,232 @@
+//! The daemon as a whole: the only file that knows every part, puts them
+//! together in an order that is never open, and takes them apart again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::admin::view::Phase;
+use crate::cgroup2::Cgroup2Error;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::facts::{Facts, Newest};
+use crate::heartbeat::Heartbeats;
+use crate::identity::{IdentityStore, Timings};
+use crate::kernel::{self, Events, Kernel, KernelError};
+use crate::metrics::Metrics;
+use crate::netns::Netns;
+use crate::node::{InstallError, Node, Origin};
+use crate::reason::Reason;
+use crate::tls::Judging;
+use crate::tunnel;
+use crate::worker::{self, Command, Setup};
+use crate::{admin, cgroup2};
+
+/// How often the node looks whether namespaces and hooks are still in place;
+/// most changes are told by the kernel at once.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What stops the daemon.
+#[derive(Debug, Error)]
+pub enum AppError {
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    #[error("{0}")]
+    Install(#[from] InstallError),
+    #[error("{0}")]
+    Admin(#[from] admin::AdminError),
+    #[error("{0}")]
+    Cgroup2(#[from] Cgroup2Error),
+    #[error("starting a thread's runtime")]
+    Runtime(#[source] io::Error),
+    #[error("starting a worker")]
+    Worker(#[source] io::Error),
+    #[error("a worker ended: {0}")]
+    WorkerEnded(io::Error),
+    #[error("reading the host's network namespace")]
+    Host(#[source] io::Error),
+    #[error("waiting for signals")]
+    Signals(#[source] io::Error),
+    #[error("raising the limit of open files")]
+    Descriptors(#[source] nix::Error),
+}
+
+/// Run until SIGTERM or SIGINT, or until something fails that cannot be
+/// mended in this process. What is attached stays attached either way.
+pub fn run(config: Config, path: PathBuf) -> Result<(), AppError> {
+    raise_descriptor_limit().map_err(AppError::Descriptors)?;
+    // Private keys stay out of core dumps and away from other processes.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(AppError::Runtime)?;
+    LocalSet::new().block_on(&runtime, daemon(config, path))
+}
+
+async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock.now());
+    let heartbeats = Heartbeats::new();
+    spawn_local(heartbeats.expect("control").run());
+
+    let mut kernel = Kernel::open(&kernel::Options {
+        cgroup: config.kernel.cgroup.clone(),
+        pins: config.kernel.pins.clone(),
+        tunnel_port: config.network.tunnel_port,
+    })?;
+    let events = kernel.events()?;
+    let (facts, newest) = watch::channel(Arc::new(Facts::from_config(&config)));
+    let (report, ended) = mpsc::unbounded_channel();
+    let parts = Parts {
+        clock: &clock,
+        metrics: &metrics,
+        heartbeats: &heartbeats,
+        ended: report,
+    };
+    let workers = parts.workers(&config, &Newest::new(newest), &kernel)?;
+    let limits = config.limits.clone();
+    let listen = (config.admin.socket.clone(), config.metrics.listen);
+
+    let node = Rc::new(Node {
+        config: RefCell::new(Arc::new(config.clone())),
+        origin: Origin {
+            path,
+            started: clock.now(),
+            loaded: Cell::new(clock.now()),
+            reload_error: RefCell::default(),
+            restart_needed: RefCell::default(),
+        },
+        host: Netns::host().map_err(AppError::Host)?,
+        cgroup2: cgroup2::mount()?,
+        kernel: RefCell::new(kernel),
+        workers,
+        facts,
+        identities: IdentityStore::new(config.identity.clone(), clock.clone(), Timings::default()),
+        metrics: metrics.clone(),
+        counts: metrics.thread(),
+        clock,
+        workloads: RefCell::new(BTreeMap::new()),
+        changes: watch::Sender::new(()),
+        phase: RefCell::new(Phase::Starting),
+    });
+    admin::serve(Rc::clone(&node), metrics, heartbeats, listen).await?;
+    node.install(config)?;
+    // Last: from here on enrolled connections come to us, and all that they
+    // meet is in place.
+    node.kernel.borrow_mut().attach()?;
+    node.enter(Phase::Serving);
+    tracing::info!("serving");
+
+    let outcome = serve(&node, events, ended).await;
+    drain(&node, limits.drain).await;
+    outcome
+}
+
+/// Keep the node in order until a signal ends it.
+async fn serve(node: &Node, mut events: Events, mut ended: Ended) -> Result<(), AppError> {
+    let on = |kind| signal(kind).map_err(AppError::Signals);
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut hangup = on(SignalKind::hangup())?;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => node.reload(),
+            _ = look.tick() => node.look(),
+            event = events.next() => node.heed(&event),
+            Some(error) = ended.recv() => return Err(AppError::WorkerEnded(error)),
+        }
+    }
+}
+
+/// Let what is open end by itself, for a while; then reset it.
+async fn drain(node: &Node, limit: Duration) {
+    node.enter(Phase::Draining {
+        deadline: node.clock.now() + limit,
+    });
+    tracing::info!(?limit, "draining");
+    if timeout(limit, node.drained()).await.is_err() {
+        tracing::warn!("the drain deadline passed: resetting what is still open");
+        node.tell_workers(|| Command::Cut(Reason::DrainDeadline));
+        // The resets are on their way once the tunnels are gone.
+        let _ = timeout(Duration::from_secs(1), node.drained()).await;
+    }
+}
+
+/// Hears of workers that ended.
+type Ended = mpsc::UnboundedReceiver<io::Error>;
+
+/// What every worker gets its share of.
+struct Parts<'a> {
+    clock: &'a Clock,
+    metrics: &'a Metrics,
+    heartbeats: &'a Heartbeats,
+    ended: mpsc::UnboundedSender<io::Error>,
+}
+
+impl Parts<'_> {
+    fn workers(
+        &self,
+        config: &Config,
+        facts: &Newest,
+        kernel: &Kernel,
+    ) -> Result<Vec<worker::Handle>, AppError> {
+        let count = match config.node.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let setup = |index| Setup {
+            index,
+            facts: facts.clone(),
+            judging: Judging {
+                clock: self.clock.clone(),
+                skew: config.identity.clock_skew,
+            },
+            metrics: self.metrics.clone(),
+            handoff: kernel.handoff(),
+            tunnel: tunnel_settings(config, count),
+            heartbeat: self.heartbeats.expect(format!("worker-{index}")),
+            ended: self.ended.clone(),
+        };
+        let workers = (0..count).map(|index| worker::spawn(setup(index)));
+        workers.collect::<io::Result<_>>().map_err(AppError::Worker)
+    }
+}
+
+fn tunnel_settings(config: &Config, workers: usize) -> tunnel::Settings {
+    let limits = &config.limits;
+    let defaults = tunnel::Settings::default();
+    tunnel::Settings {
+        max_streams: limits.streams_per_tunnel,
+        tunnel_growth: limits.buffer_per_workload as u64,
+        loop_growth: (limits.buffer_total / workers.max(1)) as u64,
+        ping_after: limits.ping_interval,
+        ping_timeout: limits.ping_timeout,
+        ..defaults
+    }
+}
+
+/// As many descriptors as we may have: each connection needs one.
+fn raise_descriptor_limit() -> Result<(), nix::Error> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}

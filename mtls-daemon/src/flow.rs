@@ -1,0 +1,229 @@
+//! One connection as operators see it: counted and listed while it lives, and
+//! one line in the access log at its end.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::access_log::{self, AccessRecord, TunnelUse};
+use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
+use crate::facts::Newest;
+use crate::metrics::{Direction, OpenConnection, ThreadMetrics, Towards};
+use crate::netns::Cookie;
+use crate::reason::Reason;
+use crate::refused::Refused;
+use crate::spiffe::SpiffeId;
+use crate::trace::ConnectionId;
+use crate::tunnel::{Carried, Carry, CarryEnd, Progress};
+use crate::workload::Workload;
+
+/// What is known about one connection; more and more while it is established.
+#[derive(Clone)]
+pub struct Flow {
+    pub id: ConnectionId,
+    pub direction: Direction,
+    /// The workload of this node.
+    pub workload: Arc<Workload>,
+    /// Who is at the other end of the tunnel.
+    pub peer: Option<SpiffeId>,
+    pub client: Option<ClientAddr>,
+    pub original_dst: OriginalDst,
+    /// Address of the other end of the tunnel.
+    pub tunnel: Option<TunnelAddr>,
+    pub tunnel_use: Option<TunnelUse>,
+    pub began: Instant,
+}
+
+impl Flow {
+    pub fn source(&self) -> Option<&SpiffeId> {
+        match self.direction {
+            Direction::Outbound => Some(&self.workload.id),
+            Direction::Inbound => self.peer.as_ref(),
+        }
+    }
+
+    pub fn destination(&self) -> Option<&SpiffeId> {
+        match self.direction {
+            Direction::Outbound => self.peer.as_ref(),
+            Direction::Inbound => Some(&self.workload.id),
+        }
+    }
+}
+
+/// The connections of one worker.
+pub struct Flows {
+    metrics: ThreadMetrics,
+    facts: Newest,
+    live: RefCell<Slab<(Rc<Flow>, Progress)>>,
+    /// Told whenever the last connection has ended.
+    emptied: Notify,
+}
+
+/// An established connection, as another thread may know it.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub flow: Flow,
+    pub bytes: Bytes,
+}
+
+/// Bytes of a connection, by who receives them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    pub to_server: u64,
+    pub to_client: u64,
+}
+
+impl Flows {
+    pub fn new(metrics: ThreadMetrics, facts: Newest) -> Self {
+        Self {
+            metrics,
+            facts,
+            live: RefCell::default(),
+            emptied: Notify::new(),
+        }
+    }
+
+    /// Bytes flow from now on. Returns at the connection's end, when it has
+    /// been counted and logged.
+    pub fn follow(self: &Rc<Self>, flow: Flow, carry: Carry) -> impl Future<Output = ()> + use<> {
+        let open = self
+            .metrics
+            .connection_established(flow.direction, flow.began.elapsed());
+        let flow = Rc::new(flow);
+        let key = self
+            .live
+            .borrow_mut()
+            .insert((Rc::clone(&flow), carry.progress()));
+        flow.workload.connections.fetch_add(1, Ordering::Relaxed);
+        let live = Listed {
+            flows: Rc::clone(self),
+            key,
+        };
+        // Only what is needed at the end: this is what an idle connection costs.
+        async move {
+            let carried = carry.await;
+            live.flows.ended(&flow, open, &carried);
+            drop(live);
+        }
+    }
+
+    /// The connection never came to be.
+    pub fn refused(&self, flow: &Flow, refused: &Refused) {
+        self.metrics
+            .connection_refused(flow.direction, refused.reason);
+        self.log(
+            flow,
+            Bytes::default(),
+            refused.reason,
+            Some(&refused.detail),
+        );
+    }
+
+    /// Returns when no connection is open.
+    pub async fn none(&self) {
+        while !self.live.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    pub fn snapshot(&self) -> Vec<Snapshot> {
+        let live = self.live.borrow();
+        let shown = live.iter().map(|(_, (flow, progress))| Snapshot {
+            flow: Flow::clone(flow),
+            bytes: Bytes::of(flow.direction, progress.bytes().unwrap_or_default()),
+        });
+        shown.collect()
+    }
+
+    fn ended(&self, flow: &Flow, open: OpenConnection, carried: &Carried) {
+        self.metrics
+            .bytes(flow.direction, Towards::Peer, carried.to_peer);
+        self.metrics
+            .bytes(flow.direction, Towards::App, carried.from_peer);
+        let reason = carried.end.reason();
+        open.end(reason);
+        let detail = detail(&carried.end);
+        let bytes = Bytes::of(flow.direction, (carried.to_peer, carried.from_peer));
+        self.log(flow, bytes, reason, detail.as_deref());
+    }
+
+    fn log(&self, flow: &Flow, bytes: Bytes, reason: Reason, detail: Option<&str>) {
+        if !self.facts.get().access_log {
+            return;
+        }
+        access_log::log(&AccessRecord {
+            id: flow.id,
+            direction: flow.direction,
+            workload: Some(&flow.workload.name),
+            source: flow.source(),
+            destination: flow.destination(),
+            client: flow.client,
+            original_dst: Some(flow.original_dst),
+            peer: flow.tunnel,
+            tunnel: flow.tunnel_use,
+            to_server: bytes.to_server,
+            to_client: bytes.to_client,
+            duration: flow.began.elapsed(),
+            reason,
+            detail: detail.filter(|detail| !detail.is_empty()),
+        });
+    }
+}
+
+/// What the reason's word does not say.
+fn detail(end: &CarryEnd) -> Option<String> {
+    match end {
+        CarryEnd::TunnelLost(end) => Some(end.to_string()),
+        CarryEnd::Local(error) => Some(error.to_string()),
+        CarryEnd::Done | CarryEnd::ResetByApp | CarryEnd::ResetByPeer(_) | CarryEnd::Cut(_) => None,
+    }
+}
+
+/// Takes the connection off the list, however it ends.
+struct Listed {
+    flows: Rc<Flows>,
+    key: usize,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut live = self.flows.live.borrow_mut();
+        let (flow, _) = live.remove(self.key);
+        flow.workload.connections.fetch_sub(1, Ordering::Relaxed);
+        if live.is_empty() {
+            self.flows.emptied.notify_waiters();
+        }
+    }
+}
+
+impl Bytes {
+    /// From what went into the tunnel and what came out of it.
+    fn of(direction: Direction, (to_peer, from_peer): (u64, u64)) -> Self {
+        match direction {
+            Direction::Outbound => Self {
+                to_server: to_peer,
+                to_client: from_peer,
+            },
+            Direction::Inbound => Self {
+                to_server: from_peer,
+                to_client: to_peer,
+            },
+        }
+    }
+}
+
+impl Snapshot {
+    pub fn age(&self) -> Duration {
+        self.flow.began.elapsed()
+    }
+
+    pub fn instance(&self) -> Cookie {
+        self.flow.workload.netns.cookie()
+    }
+}

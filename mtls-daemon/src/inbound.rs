@@ -1,0 +1,230 @@
+//! Inbound: a tunnel that a peer's daemon opened to a workload of this node,
+//! and the connections it brings.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use crate::addr::ClientAddr;
+use crate::addr::{OriginalDst, TunnelAddr};
+use crate::credentials::Credentials;
+use crate::dial::{Dialled, dial};
+use crate::facts::Newest;
+use crate::flow::{Flow, Flows};
+use crate::handshake::counted;
+use crate::kernel::Handoff;
+use crate::listener::Pass;
+use crate::metrics::{Direction, Limit, ThreadMetrics};
+use crate::policy;
+use crate::reason::Reason;
+use crate::refused::Refused;
+use crate::spiffe::SpiffeId;
+use crate::tls;
+use crate::trace::ConnectionIds;
+use crate::tunnel::{Incoming, Loop, Request, Tunnel};
+use crate::tunnels::Tunnels;
+use crate::workload::Workload;
+
+/// A connection to a workload's tunnel port, as the listener accepted it.
+pub struct Arrived {
+    pub socket: TcpStream,
+    pub workload: Arc<Workload>,
+    pub source: SocketAddr,
+    /// Its place among those that wait.
+    pub pass: Pass,
+}
+
+pub struct Inbound {
+    pub tunnel_loop: Loop,
+    pub tunnels: Rc<Tunnels>,
+    pub facts: Newest,
+    pub credentials: Rc<Credentials>,
+    pub handoff: Handoff,
+    pub metrics: ThreadMetrics,
+    pub flows: Rc<Flows>,
+    pub ids: Rc<ConnectionIds>,
+    pub handshakes: Rc<Semaphore>,
+}
+
+impl Inbound {
+    /// Serve one tunnel from its handshake to its end.
+    pub async fn serve(self: Rc<Self>, arrived: Arrived) {
+        let workload = Arc::clone(&arrived.workload);
+        let (tunnel, incoming, peer) = match self.open(arrived).await {
+            Ok(opened) => opened,
+            Err(refused) => return self.refuse_tunnel(&workload, &refused),
+        };
+        let valid_for = peer.valid_for;
+        let peer = Rc::new(peer);
+        spawn_local(Rc::clone(&self).receive(incoming, peer, Arc::clone(&workload)));
+        self.tunnels
+            .guard(workload.netns.cookie(), tunnel, valid_for)
+            .await;
+    }
+
+    /// The handshake, and whether the peer is who it says, where it says.
+    async fn open(&self, arrived: Arrived) -> Result<(Tunnel, Incoming, Peer), Refused> {
+        if self.tunnels.are_draining() {
+            return Err(Refused::from(Reason::Draining));
+        }
+        let facts = self.facts.get();
+        let Arrived {
+            socket,
+            workload,
+            source,
+            pass: _pass,
+        } = arrived;
+        let _turn = self.handshakes.try_acquire().map_err(|_full| {
+            self.metrics.limit_reached(Limit::HandshakesPerWorker);
+            Refused::new(
+                Reason::LimitReached,
+                "limits.handshakes_per_worker are under way",
+            )
+        })?;
+        let arrived_at = socket
+            .local_addr()
+            .map_err(|error| Refused::socket(&error, "asking for the tunnel's own address"))?;
+        let socket = tokio::net::TcpStream::from_std(socket)
+            .map_err(|error| Refused::socket(&error, "taking the tunnel's socket"))?;
+        let tls = self.credentials.of(&workload)?;
+        let handshake = tls::accept(socket, tls.server(), facts.limits.handshake).await;
+        let handshaken = counted(handshake, Direction::Inbound, &self.metrics)?;
+        let id = handshaken.peer.id;
+        if !facts.directory.is_at(&id, source.ip()) {
+            let what = format!("{id} is not known at {}", source.ip());
+            return Err(Refused::new(Reason::IdentityNotAtAddress, what));
+        }
+        let (tunnel, incoming) = self
+            .tunnel_loop
+            .server(handshaken.socket, handshaken.tls)
+            .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
+        let expires = tls.svid().good_until().min(handshaken.peer.good_until);
+        let valid_for = expires
+            .duration_since(self.credentials.clock().now())
+            .unwrap_or_default();
+        let arrived_at = arrived_at.ip();
+        Ok((
+            tunnel,
+            incoming,
+            Peer {
+                id,
+                source,
+                arrived_at,
+                valid_for,
+            },
+        ))
+    }
+
+    async fn receive(
+        self: Rc<Self>,
+        mut incoming: Incoming,
+        peer: Rc<Peer>,
+        workload: Arc<Workload>,
+    ) {
+        while let Some(request) = incoming.next().await {
+            let (inbound, peer) = (Rc::clone(&self), Rc::clone(&peer));
+            spawn_local(inbound.deliver(request, peer, Arc::clone(&workload)));
+        }
+    }
+
+    /// Deliver one connection to the workload's application.
+    async fn deliver(self: Rc<Self>, request: Request, peer: Rc<Peer>, workload: Arc<Workload>) {
+        let head = request.head();
+        let client = peer.client(head.forwarded);
+        let id = head
+            .traceparent
+            .as_deref()
+            .and_then(|sent| sent.parse().ok());
+        let flow = Flow {
+            id: id.unwrap_or_else(|| self.ids.next()),
+            direction: Direction::Inbound,
+            workload: Arc::clone(&workload),
+            peer: Some(peer.id.clone()),
+            client: Some(client),
+            original_dst: OriginalDst(head.authority),
+            tunnel: Some(TunnelAddr(peer.source)),
+            tunnel_use: None,
+            began: Instant::now(),
+        };
+        let dialled = tokio::select! {
+            biased;
+            dialled = self.dial(&request, &peer, client, &workload) => dialled,
+            // The client gave up: nobody waits for the application any more.
+            () = request.reset() => Err(Refused::from(Reason::ResetByPeer)),
+        };
+        match dialled {
+            Ok(Dialled { socket, name }) => {
+                let followed = self.flows.follow(flow, request.accept().carry(socket));
+                spawn_local(async move {
+                    followed.await;
+                    drop(name);
+                });
+            }
+            Err(refused) => {
+                self.flows.refused(&flow, &refused);
+                request.refuse(status_for(refused.reason));
+            }
+        }
+    }
+
+    async fn dial(
+        &self,
+        request: &Request,
+        peer: &Peer,
+        client: ClientAddr,
+        workload: &Workload,
+    ) -> Result<Dialled, Refused> {
+        let facts = self.facts.get();
+        let permit = policy::authorise(&policy::Request {
+            peer: &peer.id,
+            arrived_at: peer.arrived_at,
+            authority: request.head().authority,
+            client,
+            tunnel_port: facts.tunnel_port,
+        })?;
+        dial(permit, &workload.netns, &self.handoff, facts.limits.connect).await
+    }
+
+    fn refuse_tunnel(&self, workload: &Workload, refused: &Refused) {
+        self.metrics
+            .connection_refused(Direction::Inbound, refused.reason);
+        let (reason, detail) = (refused.reason, &refused.detail);
+        tracing::warn!(workload = %workload.name, %reason, %detail, "tunnel refused");
+    }
+}
+
+/// What a tunnel has proved about its peer, and where it runs.
+struct Peer {
+    id: SpiffeId,
+    /// Source of the tunnel's packets.
+    source: SocketAddr,
+    /// Destination address of the tunnel's packets: the workload's.
+    arrived_at: IpAddr,
+    valid_for: Duration,
+}
+
+impl Peer {
+    /// The client as the application shall see it: the tunnel's source, with
+    /// the port that the peer's daemon claims for it.
+    fn client(&self, forwarded: Option<SocketAddr>) -> ClientAddr {
+        let claimed = forwarded.filter(|claimed| claimed.ip() == self.source.ip());
+        ClientAddr(SocketAddr::new(
+            self.source.ip(),
+            claimed.map_or(0, |claimed| claimed.port()),
+        ))
+    }
+}
+
+/// The answers that HBONE peers understand.
+fn status_for(reason: Reason) -> u16 {
+    match reason {
+        Reason::BadRequest => 400,
+        Reason::NotAuthorised => 401,
+        _ => 503,
+    }
+}

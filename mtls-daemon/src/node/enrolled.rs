@@ -1,0 +1,112 @@
+//! One workload of the configuration, and what has become of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+
+use crate::admin::view::WorkloadState;
+use crate::config::{self, Mode};
+use crate::identity::WorkloadIdentity;
+use crate::netns::{Cookie, Netns};
+use crate::reason::Reason;
+use crate::workload::Workload;
+
+pub struct Enrolled {
+    pub wanted: config::Workload,
+    pub mode: Mode,
+    pub identity: watch::Receiver<WorkloadIdentity>,
+    pub placed: Placed,
+}
+
+/// How far a workload's network namespace has come.
+pub enum Placed {
+    /// It is not there yet.
+    Nowhere(String),
+    /// Found, and its mode is off.
+    LeftAlone(Netns),
+    /// Hooks and listeners are in place, on the worker of that index.
+    Served(Arc<Workload>, usize),
+    /// Found, and could not be served.
+    Failed(Netns, Fault),
+}
+
+/// Why a workload that was found cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+impl Fault {
+    pub fn new(reason: Reason, detail: impl ToString) -> Self {
+        Self {
+            reason,
+            detail: detail.to_string(),
+        }
+    }
+}
+
+impl Enrolled {
+    pub fn new(
+        wanted: config::Workload,
+        mode: Mode,
+        identity: watch::Receiver<WorkloadIdentity>,
+    ) -> Self {
+        let placed = Placed::Nowhere("not looked for yet".to_owned());
+        Self {
+            wanted,
+            mode,
+            identity,
+            placed,
+        }
+    }
+
+    /// The network namespace that is known to the kernel's hooks.
+    pub fn netns(&self) -> Option<&Netns> {
+        match &self.placed {
+            Placed::Nowhere(_) => None,
+            Placed::LeftAlone(netns) | Placed::Failed(netns, _) => Some(netns),
+            Placed::Served(workload, _) => Some(&workload.netns),
+        }
+    }
+
+    pub fn cookie(&self) -> Option<Cookie> {
+        self.netns().map(Netns::cookie)
+    }
+
+    /// Open ones, both directions.
+    pub fn connections(&self) -> usize {
+        match &self.placed {
+            Placed::Served(workload, _) => workload.connections.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    /// Ready means hooks, listeners and a certificate.
+    pub fn state(&self) -> WorkloadState {
+        match &self.placed {
+            Placed::Nowhere(detail) => WorkloadState::Waiting {
+                detail: detail.clone(),
+            },
+            Placed::LeftAlone(_) => WorkloadState::Ready,
+            Placed::Failed(_, Fault { reason, detail }) => WorkloadState::Failed {
+                reason: *reason,
+                detail: detail.clone(),
+            },
+            Placed::Served(..) => {
+                let identity = self.identity.borrow();
+                match (&identity.svid, &identity.failure) {
+                    (Some(_), _) => WorkloadState::Ready,
+                    (None, Some(failure)) => WorkloadState::Failed {
+                        reason: Reason::NoCert,
+                        detail: failure.to_string(),
+                    },
+                    (None, None) => WorkloadState::Waiting {
+                        detail: "for its first certificate".to_owned(),
+                    },
+                }
+            }
+        }
+    }
+}

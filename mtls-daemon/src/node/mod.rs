@@ -1,0 +1,167 @@
+//! The node as the control thread keeps it: which workloads are wanted, which
+//! are in place, and who serves them.
+
+mod enrolled;
+mod place;
+mod reload;
+mod view;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::admin::view::Phase;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::facts::Facts;
+use crate::identity::IdentityStore;
+use crate::kernel::{Event, Kernel};
+use crate::metrics::{Metrics, ThreadMetrics};
+use crate::netns::Netns;
+use crate::reason::Reason;
+use crate::worker::{self, Command};
+
+use enrolled::Enrolled;
+pub use reload::InstallError;
+
+pub struct Node {
+    /// What the file says, and what was enrolled beside it.
+    pub config: RefCell<Arc<Config>>,
+    pub origin: Origin,
+    pub kernel: RefCell<Kernel>,
+    pub host: Netns,
+    /// Mount of the unified cgroup tree.
+    pub cgroup2: PathBuf,
+    pub workers: Vec<worker::Handle>,
+    pub facts: watch::Sender<Arc<Facts>>,
+    pub identities: IdentityStore,
+    pub metrics: Metrics,
+    /// What the control thread itself counts.
+    pub counts: ThreadMetrics,
+    pub clock: Clock,
+    pub workloads: RefCell<BTreeMap<String, Enrolled>>,
+    /// Told when a workload's state may have changed.
+    pub changes: watch::Sender<()>,
+    pub phase: RefCell<Phase>,
+}
+
+/// Where the configuration comes from, and how its last reading went.
+pub struct Origin {
+    pub path: PathBuf,
+    pub started: SystemTime,
+    pub loaded: Cell<SystemTime>,
+    pub reload_error: RefCell<Option<String>>,
+    pub restart_needed: RefCell<Vec<String>>,
+}
+
+impl Node {
+    pub fn enter(&self, phase: Phase) {
+        self.phase.replace(phase);
+        self.changes.send_replace(());
+    }
+
+    /// The regular look: is everything where it was put?
+    pub fn look(&self) {
+        self.reconcile();
+        self.mend_hooks();
+    }
+
+    /// News from the hooks.
+    pub fn heed(&self, event: &Event) {
+        match event {
+            Event::UnknownNetns {
+                cookie,
+                cgroup_id,
+                pid,
+            } => {
+                tracing::warn!(
+                    cookie,
+                    cgroup_id,
+                    pid,
+                    reason = %Reason::UnknownWorkload,
+                    "refused a connection of a network namespace that nobody classified"
+                );
+                self.counts.unknown_workload();
+                // It may be one of ours that has just been made.
+                self.reconcile();
+            }
+            Event::PlaintextRefused {
+                cookie,
+                source,
+                port,
+            } => {
+                let workload = self.name_of(*cookie).unwrap_or_default();
+                tracing::warn!(
+                    workload,
+                    %source,
+                    port,
+                    reason = %Reason::PlaintextRefused,
+                    "refused plain text to a strict workload"
+                );
+            }
+        }
+    }
+
+    /// Returns when no worker carries anything any more.
+    pub async fn drained(&self) {
+        let waits: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (done, wait) = oneshot::channel();
+                worker
+                    .commands
+                    .send(Command::Drain(done))
+                    .ok()
+                    .map(|()| wait)
+            })
+            .collect();
+        for wait in waits {
+            // A worker that ended has nothing to drain.
+            let _ = wait.await;
+        }
+    }
+
+    pub fn tell_workers(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            // A worker that ended ends the process.
+            let _ = worker.commands.send(command());
+        }
+    }
+
+    /// Attach again what was torn away, such as by the removal of the cgroup.
+    fn mend_hooks(&self) {
+        if !matches!(*self.phase.borrow(), Phase::Serving) {
+            return;
+        }
+        let mut kernel = self.kernel.borrow_mut();
+        let torn: Vec<&str> = kernel
+            .attached()
+            .into_iter()
+            .filter(|(_, attached)| !attached)
+            .map(|(hook, _)| hook.word())
+            .collect();
+        if torn.is_empty() {
+            return;
+        }
+        match kernel.attach() {
+            Ok(()) => tracing::error!(
+                hooks = torn.join(", "),
+                "hooks were torn away: attached again"
+            ),
+            Err(error) => tracing::error!(hooks = torn.join(", "), %error, "hooks are torn away"),
+        }
+    }
+
+    fn name_of(&self, cookie: u64) -> Option<String> {
+        let workloads = self.workloads.borrow();
+        let found = workloads
+            .iter()
+            .find(|(_, w)| w.cookie().is_some_and(|c| c.0 == cookie));
+        found.map(|(name, _)| name.clone())
+    }
+}

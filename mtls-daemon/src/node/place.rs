@@ -1,0 +1,287 @@
+//! Putting workloads into place, again and again: what is there is enrolled,
+//! what is gone is withdrawn, what was made anew is enrolled as a new one.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crate::config::{self, Mode};
+use crate::kernel::{Enrolment, ListenerKind, Slots};
+use crate::netns::{self, Cookie, Family, Netns};
+use crate::reason::Reason;
+use crate::worker::Command;
+use crate::workload::{Located, Workload, locate};
+
+use super::Node;
+use super::enrolled::{Enrolled, Fault, Placed};
+
+/// Listeners of each kind that a workload has. One home worker measured
+/// better than spreading as long as there are more workloads than cores.
+const SPREAD: u32 = 1;
+
+impl Node {
+    /// Bring every workload to where it should be. Cheap when nothing changed.
+    pub fn reconcile(&self) {
+        let mut changed = false;
+        let mut workloads = self.workloads.borrow_mut();
+        let taken: Vec<(String, Cookie)> = workloads
+            .iter()
+            .filter_map(|(name, enrolled)| Some((name.clone(), enrolled.cookie()?)))
+            .collect();
+        for (name, enrolled) in workloads.iter_mut() {
+            let others = |cookie| {
+                let other = taken
+                    .iter()
+                    .find(|(other, of)| *of == cookie && other != name);
+                other.map(|(other, _)| other.clone())
+            };
+            changed |= self.settle(enrolled, others);
+        }
+        drop(workloads);
+        if changed {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Take a workload out of the hooks and off its worker.
+    pub fn withdraw(&self, enrolled: &mut Enrolled, why: &str) {
+        if let Some(cookie) = enrolled.cookie() {
+            tracing::info!(workload = %enrolled.wanted.name, why, "workload withdrawn");
+            if let Err(error) = self.kernel.borrow_mut().remove(cookie.0) {
+                tracing::error!(workload = %enrolled.wanted.name, %error, "removing from the hooks");
+            }
+        }
+        if let Placed::Served(workload, home) = &enrolled.placed {
+            // A worker that has ended ends the process.
+            let _ = self.workers[*home]
+                .commands
+                .send(Command::Withdraw(workload.netns.cookie()));
+        }
+        enrolled.placed = Placed::Nowhere(why.to_owned());
+    }
+
+    /// Whether anything changed.
+    fn settle(&self, enrolled: &mut Enrolled, taken_by: impl Fn(Cookie) -> Option<String>) -> bool {
+        let located = match locate(&enrolled.wanted.place, &self.cgroup2) {
+            Ok(located) => located,
+            Err(error) => return self.settle_absent(enrolled, &error.to_string()),
+        };
+        let here = enrolled
+            .netns()
+            .is_some_and(|netns| netns.is_at(&located.netns));
+        let failed = matches!(enrolled.placed, Placed::Failed(..));
+        if here && !failed {
+            return false;
+        }
+        let netns = match Netns::open(&located.netns) {
+            Ok(netns) => netns,
+            // `ip netns add` makes the file first and mounts the namespace on
+            // it a moment later: a plain file cannot be entered.
+            Err(error) => {
+                return self.settle_absent(enrolled, &format!("not to be entered yet: {error}"));
+            }
+        };
+        if !here {
+            self.withdraw(enrolled, "its network namespace is another one now");
+        }
+        let placed = match self.enrol_one(&enrolled.wanted, &located, &netns, enrolled, taken_by) {
+            Ok(placed) => placed,
+            Err(fault) => Placed::Failed(netns, fault),
+        };
+        let told = match (&enrolled.placed, &placed) {
+            (Placed::Failed(_, before), Placed::Failed(_, now)) => before == now,
+            _ => false,
+        };
+        if let (Placed::Failed(_, fault), false) = (&placed, told) {
+            let (reason, detail) = (fault.reason, &fault.detail);
+            tracing::error!(workload = %enrolled.wanted.name, %reason, detail, "workload failed");
+        }
+        enrolled.placed = placed;
+        !told
+    }
+
+    fn settle_absent(&self, enrolled: &mut Enrolled, why: &str) -> bool {
+        match &enrolled.placed {
+            Placed::Nowhere(before) if before == why => false,
+            Placed::Nowhere(_) => {
+                enrolled.placed = Placed::Nowhere(why.to_owned());
+                true
+            }
+            _ => {
+                self.withdraw(enrolled, why);
+                true
+            }
+        }
+    }
+
+    fn enrol_one(
+        &self,
+        wanted: &config::Workload,
+        located: &Located,
+        netns: &Netns,
+        enrolled: &Enrolled,
+        taken_by: impl Fn(Cookie) -> Option<String>,
+    ) -> Result<Placed, Fault> {
+        if netns.cookie() == self.host.cookie() {
+            let what = "its processes share the host's network namespace";
+            return Err(Fault::new(Reason::NamespaceTaken, what));
+        }
+        if let Some(other) = taken_by(netns.cookie()) {
+            let what = format!("its network namespace is already enrolled as {other}");
+            return Err(Fault::new(Reason::NamespaceTaken, what));
+        }
+        if enrolled.mode == Mode::Off {
+            let known = self.kernel.borrow_mut().not_enrolled(netns.cookie().0);
+            known.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+            return Ok(Placed::LeftAlone(netns.clone()));
+        }
+        let addresses = own_addresses(wanted, netns)?;
+        let network = self.config.borrow().network.clone();
+        let cgroup_id = located.cgroup.as_deref().and_then(cgroup_id);
+        let slots = self.kernel.borrow_mut().enrol(&Enrolment {
+            cookie: netns.cookie().0,
+            netns: netns.as_fd(),
+            cgroup_id,
+            addresses: addresses.clone(),
+            excluded: wanted.excluded.clone(),
+            excluded_outbound_ports: both(
+                &network.excluded_outbound_ports,
+                &wanted.excluded_outbound_ports,
+            ),
+            excluded_inbound_ports: both(
+                &network.excluded_inbound_ports,
+                &wanted.excluded_inbound_ports,
+            ),
+            spread: SPREAD,
+        });
+        let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        let listeners = self.listen(netns, &slots)?;
+        let workload = Arc::new(Workload {
+            name: wanted.name.as_str().into(),
+            id: wanted.spiffe_id.clone(),
+            addresses: addresses
+                .into_iter()
+                .filter(|ip| wanted.addresses.contains(ip))
+                .collect(),
+            netns: netns.clone(),
+            identity: enrolled.identity.clone(),
+            connections: AtomicUsize::new(0),
+        });
+        let home = self.home(&wanted.name);
+        let serve = Command::Serve {
+            workload: Arc::clone(&workload),
+            listeners,
+        };
+        // A worker that has ended ends the process.
+        let _ = self.workers[home].commands.send(serve);
+        tracing::info!(workload = %wanted.name, identity = %wanted.spiffe_id, "workload enrolled");
+        Ok(Placed::Served(workload, home))
+    }
+
+    /// A listener in each slot.
+    fn listen(
+        &self,
+        netns: &Netns,
+        slots: &Slots,
+    ) -> Result<Vec<(ListenerKind, TcpListener)>, Fault> {
+        let made = netns.sockets(|| {
+            let mut made = Vec::new();
+            for (family, kinds) in [
+                (
+                    Family::V4,
+                    [ListenerKind::CaptureV4, ListenerKind::TunnelV4],
+                ),
+                (
+                    Family::V6,
+                    [ListenerKind::CaptureV6, ListenerKind::TunnelV6],
+                ),
+            ] {
+                for kind in kinds {
+                    match netns::loopback_listener(family) {
+                        Ok(listener) => made.push((kind, TcpListener::from(listener))),
+                        // A namespace without IPv6 has no v6 connections; the
+                        // empty slots would refuse them.
+                        Err(error) if family == Family::V6 && is_without_v6(&error) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Ok(made)
+        });
+        let made = made.map_err(|error| {
+            Fault::new(
+                Reason::AttachFailed,
+                format!("listening on the workload's loopback: {error}"),
+            )
+        })?;
+        let mut kernel = self.kernel.borrow_mut();
+        for (kind, listener) in &made {
+            kernel
+                .put_listener(slots, *kind, 0, listener.as_fd())
+                .map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        }
+        Ok(made)
+    }
+
+    /// The worker that serves a workload: always the same one for a name, so
+    /// that one that comes back finds its way.
+    fn home(&self, name: &str) -> usize {
+        let position = self
+            .config
+            .borrow()
+            .workloads
+            .iter()
+            .position(|w| w.name == name);
+        position.unwrap_or_default() % self.workers.len().max(1)
+    }
+}
+
+/// The node's and the workload's.
+fn both(node: &[u16], workload: &[u16]) -> Vec<u16> {
+    [node, workload].concat()
+}
+
+/// The configured addresses, then whatever else is assigned.
+fn own_addresses(wanted: &config::Workload, netns: &Netns) -> Result<Vec<IpAddr>, Fault> {
+    let assigned = netns.addresses().map_err(|error| {
+        Fault::new(
+            Reason::Internal,
+            format!("reading the namespace's addresses: {error}"),
+        )
+    })?;
+    let missing: Vec<String> = wanted
+        .addresses
+        .iter()
+        .filter(|address| !assigned.contains(address))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let what = format!(
+            "{} is not assigned in its network namespace",
+            missing.join(", ")
+        );
+        return Err(Fault::new(Reason::AddressNotAssigned, what));
+    }
+    let mut addresses = wanted.addresses.clone();
+    addresses.extend(
+        assigned
+            .into_iter()
+            .filter(|address| !wanted.addresses.contains(address)),
+    );
+    Ok(addresses)
+}
+
+fn is_without_v6(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
+}
+
+fn cgroup_id(cgroup: &Path) -> Option<u64> {
+    cgroup.metadata().ok().map(|metadata| metadata.ino())
+}

@@ -1,0 +1,138 @@
+//! Reading the configuration again: all of the new one, or nothing of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::watch::Receiver;
+use tokio::task::spawn_local;
+
+use crate::config::{self, Config};
+use crate::facts::Facts;
+use crate::identity::{NoSource, Renewals, WorkloadIdentity};
+use crate::kernel::KernelError;
+use crate::metrics::Outcome;
+
+use super::Node;
+use super::enrolled::Enrolled;
+
+/// Why a configuration cannot be put in force.
+#[derive(Debug, Error)]
+pub enum InstallError {
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    #[error("{0}")]
+    NoSource(#[from] NoSource),
+}
+
+impl Node {
+    /// SIGHUP: an error keeps what was, and says where it is.
+    pub fn reload(&self) {
+        let read = config::load(&self.origin.path).map_err(|mistakes| mistakes.to_string());
+        match read.and_then(|new| self.apply(new)) {
+            Ok(()) => {
+                self.metrics.config_reload(Outcome::Ok);
+                self.metrics.config_loaded(self.clock.now());
+                self.origin.loaded.set(self.clock.now());
+                self.origin.reload_error.replace(None);
+                tracing::info!(path = %self.origin.path.display(), "configuration read again");
+            }
+            Err(error) => {
+                self.metrics.config_reload(Outcome::Error);
+                tracing::error!(%error, "configuration not read again: nothing has changed");
+                self.origin.reload_error.replace(Some(error));
+            }
+        }
+        self.changes.send_replace(());
+    }
+
+    fn apply(&self, new: Config) -> Result<(), String> {
+        let old = Arc::clone(&self.config.borrow());
+        let waiting = config::changes_that_need_a_restart(&old, &new);
+        for key in &waiting {
+            tracing::warn!(key, "changed: takes effect at the next start");
+        }
+        self.origin.restart_needed.replace(waiting);
+        self.install(new).map_err(|error| error.to_string())
+    }
+
+    /// Make `config` the one in force: networks, directory, workloads.
+    pub fn install(&self, config: Config) -> Result<(), InstallError> {
+        let facts = Arc::new(Facts::from_config(&config));
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.set_networks(
+            &facts.directory.captured_networks(),
+            &config.network.excluded,
+        )?;
+        kernel.set_policy(config.node.unknown, config.node.outside, config.network.udp)?;
+        drop(kernel);
+        let config = Arc::new(config);
+        self.config.replace(Arc::clone(&config));
+        self.identities.reload(&config.identity);
+        self.facts.send_replace(facts);
+        self.want(&config)?;
+        self.reconcile();
+        Ok(())
+    }
+
+    /// Tell metrics and watchers of every change of a workload's identity,
+    /// until the workload is withdrawn.
+    fn follow(&self, workload: &config::Workload, mut identity: Receiver<WorkloadIdentity>) {
+        let (name, id) = (workload.name.clone(), workload.spiffe_id.clone());
+        let (metrics, changes) = (self.metrics.clone(), self.changes.clone());
+        spawn_local(async move {
+            let mut counted = Renewals::default();
+            loop {
+                {
+                    let now = identity.borrow_and_update();
+                    metrics.certificate(&name, &id, now.svid.as_ref().map(|svid| svid.not_after()));
+                    for bundle in now.bundles.iter() {
+                        metrics.trust_bundle(bundle.trust_domain(), bundle.roots().len());
+                    }
+                    for _ in counted.succeeded..now.renewals.succeeded {
+                        metrics.renewal(Outcome::Ok);
+                    }
+                    for _ in counted.failed..now.renewals.failed {
+                        metrics.renewal(Outcome::Error);
+                    }
+                    counted = now.renewals;
+                }
+                changes.send_replace(());
+                if identity.changed().await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Withdraw what is no longer wanted, or wanted otherwise.
+    fn want(&self, config: &Config) -> Result<(), NoSource> {
+        let mut wanted: BTreeMap<&str, &config::Workload> = config
+            .workloads
+            .iter()
+            .map(|workload| (workload.name.as_str(), workload))
+            .collect();
+        let mut workloads = self.workloads.borrow_mut();
+        let mode_of = |workload| config.mode_of(workload);
+        workloads.retain(|name, enrolled| {
+            let same = wanted
+                .get(name.as_str())
+                .is_some_and(|new| enrolled.wanted == **new && enrolled.mode == mode_of(new));
+            if same {
+                wanted.remove(name.as_str());
+                return true;
+            }
+            self.withdraw(enrolled, "its configuration changed");
+            self.identities.withdraw(name);
+            self.metrics.forget_certificate(name);
+            false
+        });
+        for (name, workload) in wanted {
+            let identity = self.identities.enrol(workload)?;
+            self.follow(workload, identity.clone());
+            let enrolled = Enrolled::new(workload.clone(), config.mode_of(workload), identity);
+            workloads.insert(name.to_owned(), enrolled);
+        }
+        Ok(())
+    }
+}

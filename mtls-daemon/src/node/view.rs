@@ -1,0 +1,257 @@
+//! The node as operators see it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mtls_common::counters::Outcome;
+use tokio::sync::watch;
+
+use crate::admin::view::{
+    ConfigStatus, Connection, ConnectionDirection, EnrolRefusal, EnrolRequest, LocalFuture,
+    NodeStatus, NodeView, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
+};
+use crate::config::{Config, Workload};
+use crate::flow::Snapshot;
+use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
+use crate::netns::Netns;
+use crate::reason::Reason;
+use crate::workload::locate;
+
+use super::Node;
+use super::enrolled::Enrolled;
+
+impl NodeView for Node {
+    fn status(&self) -> NodeStatus {
+        let config = self.config.borrow();
+        let workloads = self.workloads.borrow();
+        NodeStatus {
+            node: config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.origin.started,
+            config: ConfigStatus {
+                path: self.origin.path.clone(),
+                loaded: self.origin.loaded.get(),
+                reload_error: self.origin.reload_error.borrow().clone(),
+                restart_needed: self.origin.restart_needed.borrow().clone(),
+            },
+            phase: self.phase.borrow().clone(),
+            workloads: workloads
+                .values()
+                .map(|enrolled| self.workload_status(enrolled))
+                .collect(),
+            trust_bundles: trust_bundles(workloads.values()),
+            peers: config.peers.len(),
+            services: config.services.len(),
+        }
+    }
+
+    fn kernel(&self) -> KernelFigures {
+        let kernel = self.kernel.borrow();
+        let counts = kernel.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "reading the hooks' counters");
+            Vec::new()
+        });
+        let counts = counts.into_iter().map(|(hook, outcome, count)| HookCount {
+            hook: hook.word(),
+            outcome: outcome.word(),
+            blocked_bypass: is_blocked_bypass(outcome),
+            count,
+        });
+        let maps = kernel.map_usage().into_iter().map(|usage| MapUsage {
+            map: usage.name,
+            entries: usage.entries,
+            capacity: usage.capacity,
+        });
+        let hooks = kernel
+            .attached()
+            .into_iter()
+            .map(|(hook, attached)| HookState {
+                hook: hook.word(),
+                attached,
+            });
+        KernelFigures {
+            counts: counts.collect(),
+            maps: maps.collect(),
+            hooks: hooks.collect(),
+        }
+    }
+
+    fn connections(&self) -> LocalFuture<'_, Vec<Connection>> {
+        Box::pin(async {
+            let mut all = Vec::new();
+            for (worker, handle) in self.workers.iter().enumerate() {
+                let snapshots = handle.connections().await;
+                all.extend(
+                    snapshots
+                        .iter()
+                        .map(|snapshot| connection(worker, snapshot)),
+                );
+            }
+            all
+        })
+    }
+
+    fn enrol(&self, request: EnrolRequest) -> LocalFuture<'_, Result<String, EnrolRefusal>> {
+        Box::pin(async move { self.enrol_now(request) })
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+}
+
+impl Node {
+    fn workload_status(&self, enrolled: &Enrolled) -> WorkloadStatus {
+        let identity = enrolled.identity.borrow();
+        WorkloadStatus {
+            name: enrolled.wanted.name.clone(),
+            identity: enrolled.wanted.spiffe_id.clone(),
+            place: enrolled.wanted.place.clone(),
+            mode: enrolled.mode,
+            state: enrolled.state(),
+            svid: identity.svid.as_ref().map(|svid| SvidStatus {
+                not_before: svid.not_before(),
+                not_after: svid.not_after(),
+                serial: svid.serial().to_owned(),
+            }),
+            renewal_error: identity.failure.as_ref().map(ToString::to_string),
+            netns_cookie: enrolled.cookie().map(|cookie| cookie.0),
+            addresses: enrolled.wanted.addresses.clone(),
+            connections: enrolled.connections(),
+        }
+    }
+
+    fn enrol_now(&self, request: EnrolRequest) -> Result<String, EnrolRefusal> {
+        let config = Arc::clone(&self.config.borrow());
+        let known = config
+            .workloads
+            .iter()
+            .find(|workload| match &request.name {
+                Some(name) => workload.name == *name,
+                None => workload.place == request.place,
+            });
+        if let Some(workload) = known {
+            if workload.place != request.place {
+                let what = format!("{} is configured at another place", workload.name);
+                return Err(EnrolRefusal {
+                    reason: Reason::NotConfigured,
+                    detail: what,
+                });
+            }
+            self.reconcile();
+            return Ok(workload.name.clone());
+        }
+        let added = self.add(&config, request)?;
+        let name = added.name.clone();
+        let mut with = Config::clone(&config);
+        with.workloads.push(added);
+        let installed = self.install(with);
+        installed.map_err(|error| EnrolRefusal {
+            reason: Reason::AttachFailed,
+            detail: error.to_string(),
+        })?;
+        Ok(name)
+    }
+
+    /// A workload that the file does not name, until the next start.
+    fn add(&self, config: &Config, request: EnrolRequest) -> Result<Workload, EnrolRefusal> {
+        let refuse = |reason, detail: String| EnrolRefusal { reason, detail };
+        let Some(spiffe_id) = request.spiffe_id else {
+            let what = "no [[workload]] is at this place: add one, or give --spiffe-id";
+            return Err(refuse(Reason::NotConfigured, what.to_owned()));
+        };
+        let addresses = if request.addresses.is_empty() {
+            let located = locate(&request.place, &self.cgroup2)
+                .map_err(|error| refuse(Reason::PlaceNotFound, error.to_string()))?;
+            let assigned = Netns::open(&located.netns).and_then(|netns| netns.addresses());
+            let assigned = assigned.map_err(|error| {
+                refuse(
+                    Reason::PlaceNotFound,
+                    format!("{}: {error}", located.netns.display()),
+                )
+            })?;
+            assigned.into_iter().filter(is_global).collect()
+        } else {
+            request.addresses
+        };
+        let name = request
+            .name
+            .unwrap_or_else(|| spiffe_id.path().trim_start_matches('/').replace('/', "-"));
+        if config
+            .workloads
+            .iter()
+            .any(|workload| workload.name == name)
+        {
+            return Err(refuse(
+                Reason::NamespaceTaken,
+                format!("a workload is named {name} already"),
+            ));
+        }
+        Ok(Workload {
+            name,
+            spiffe_id,
+            place: request.place,
+            addresses,
+            mode: None,
+            source: None,
+            excluded: Vec::new(),
+            excluded_outbound_ports: Vec::new(),
+            excluded_inbound_ports: Vec::new(),
+        })
+    }
+}
+
+/// Outcomes that stopped something that tried to get past the daemon.
+fn is_blocked_bypass(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Dropped | Outcome::RefusedPlaintext | Outcome::RefusedRaw
+    )
+}
+
+/// Assigned by an operator, not made by the kernel for the link.
+fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    }
+}
+
+fn trust_bundles<'a>(workloads: impl Iterator<Item = &'a Enrolled>) -> Vec<TrustBundleStatus> {
+    let mut newest = BTreeMap::new();
+    for enrolled in workloads {
+        for bundle in enrolled.identity.borrow().bundles.iter() {
+            let status = TrustBundleStatus {
+                trust_domain: bundle.trust_domain().clone(),
+                roots: bundle.roots().len(),
+                generation: bundle.generation(),
+            };
+            newest.insert(bundle.trust_domain().clone(), status);
+        }
+    }
+    newest.into_values().collect()
+}
+
+fn connection(worker: usize, snapshot: &Snapshot) -> Connection {
+    let flow = &snapshot.flow;
+    Connection {
+        id: flow.id,
+        direction: match flow.direction {
+            Direction::Outbound => ConnectionDirection::Outbound,
+            Direction::Inbound => ConnectionDirection::Inbound,
+        },
+        stage: Stage::Open,
+        workload: flow.workload.name.to_string(),
+        source: flow.source().cloned(),
+        destination: flow.destination().cloned(),
+        client: flow.client.map(|client| client.0),
+        original_dst: Some(flow.original_dst.0),
+        peer: flow.tunnel.map(|tunnel| tunnel.0),
+        to_server: snapshot.bytes.to_server,
+        to_client: snapshot.bytes.to_client,
+        age: snapshot.age(),
+        worker,
+    }
+}

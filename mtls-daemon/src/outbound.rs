@@ -1,0 +1,211 @@
+//! Outbound: a connection that a workload of this node opened.
+//!
+//! The kernel turned it to the daemon; here it gets its original destination
+//! back, a route, a tunnel to the peer's daemon, and a stream in that tunnel.
+
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use crate::access_log::TunnelUse;
+use crate::addr::{ClientAddr, OriginalDst};
+use crate::directory::Endpoint;
+use crate::facts::Newest;
+use crate::flow::{Flow, Flows};
+use crate::health::Health;
+use crate::kernel::Handoff;
+use crate::listener::Pass;
+use crate::metrics::{Acquire, Direction, ThreadMetrics};
+use crate::policy;
+use crate::pool::{CheckedOut, Pool};
+use crate::reason::Reason;
+use crate::refused::Refused;
+use crate::tls;
+use crate::trace::ConnectionIds;
+use crate::tunnel::{ConnectError, ConnectRequest, Stream, TunnelEnd};
+use crate::workload::Workload;
+
+/// A connection as the listener accepted it, before anybody knows where the
+/// application wanted to go. Dropping it resets the application.
+pub struct Captured {
+    pub socket: TcpStream,
+    pub workload: Arc<Workload>,
+    /// The application's end, as the daemon's socket sees it.
+    pub source: SocketAddr,
+    /// Its place among those that wait.
+    pub pass: Pass,
+}
+
+pub struct Outbound {
+    pub pool: Rc<Pool>,
+    pub facts: Newest,
+    pub handoff: Handoff,
+    pub metrics: ThreadMetrics,
+    pub flows: Rc<Flows>,
+    pub ids: Rc<ConnectionIds>,
+    pub health: Health,
+}
+
+/// So long the kernel answers a destination that refused with ECONNREFUSED,
+/// without asking us again.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
+/// Endpoints of one service that one connection tries.
+const ATTEMPTS: usize = 3;
+
+impl Outbound {
+    /// Carry one connection from accept to its end.
+    pub async fn carry(self: Rc<Self>, captured: Captured) {
+        let Some(dst) = self.original_dst(&captured) else {
+            // Somebody dialled the capture address itself; the reset that the
+            // drop sends is all the answer there is.
+            self.metrics
+                .connection_refused(Direction::Outbound, Reason::NoOriginalDst);
+            return;
+        };
+        let mut flow = self.begin(&captured, dst);
+        let limit = self.facts.get().limits.establish;
+        let established = timeout(limit, self.establish(&captured, dst, &mut flow)).await;
+        match established.unwrap_or_else(|_elapsed| Err(too_slow(limit))) {
+            // A task of its own, so that what establishing needed is freed
+            // while the connection lives.
+            Ok(stream) => {
+                spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
+            }
+            Err(refused) => self.refuse(&captured, &flow, &refused),
+        }
+    }
+
+    /// The kernel's note of where the application dialled; there is one note a
+    /// connection, and taking it removes it.
+    fn original_dst(&self, captured: &Captured) -> Option<OriginalDst> {
+        let captured_at = captured.socket.local_addr().ok()?;
+        let cookie = captured.workload.netns.cookie().0;
+        match self
+            .handoff
+            .take_original_dst(cookie, captured.source, captured_at)
+        {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "reading the hand-off map");
+                None
+            }
+        }
+    }
+
+    async fn establish(
+        &self,
+        captured: &Captured,
+        dst: OriginalDst,
+        flow: &mut Flow,
+    ) -> Result<Stream, Refused> {
+        let route = policy::route(&self.facts.get().directory, dst)?;
+        let mut refused = Refused::from(Reason::NoHealthyEndpoint);
+        for endpoint in self.health.in_turn(&route.endpoints).take(ATTEMPTS) {
+            flow.peer = Some(endpoint.id.clone());
+            flow.tunnel = Some(endpoint.tunnel);
+            match self.connect(&captured.workload, endpoint, flow).await {
+                Ok(stream) => {
+                    self.health.answered(endpoint.address);
+                    return Ok(stream);
+                }
+                Err(error) if Health::blames(error.reason) => {
+                    self.health.failed(endpoint.address);
+                    refused = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    async fn connect(
+        &self,
+        source: &Arc<Workload>,
+        endpoint: &Endpoint,
+        flow: &mut Flow,
+    ) -> Result<Stream, Refused> {
+        let request = ConnectRequest {
+            authority: endpoint.address,
+            forwarded: flow.client.map(|client| client.0),
+            traceparent: Some(flow.id.traceparent()),
+            baggage: None,
+        };
+        loop {
+            let CheckedOut { tunnel, acquired } = self.pool.checkout(source, endpoint).await?;
+            flow.tunnel_use = Some(match acquired {
+                Acquire::Miss => TunnelUse::New,
+                Acquire::Hit | Acquire::Wait => TunnelUse::Reused,
+            });
+            match tunnel.connect(&request).await {
+                Ok(stream) => return Ok(stream),
+                // The tunnel closed its door between checkout and here, and
+                // the peer did nothing: the pool has another, or dials.
+                Err(error) if error.may_retry() => {}
+                Err(error) => return Err(self.refusal(&error)),
+            }
+        }
+    }
+
+    /// In the peer's words, or in those of the tunnel that was lost.
+    fn refusal(&self, error: &ConnectError) -> Refused {
+        let reason = match error {
+            ConnectError::Refused { status: 401 | 403 } => Reason::RefusedByPeer,
+            ConnectError::Refused { status: 400 } => Reason::BadRequest,
+            ConnectError::Refused { .. } => Reason::UpstreamRefused,
+            ConnectError::Reset(_) => Reason::ResetByPeer,
+            ConnectError::NoRoom => Reason::LimitReached,
+            ConnectError::GoingAway => Reason::TunnelLost,
+            // In TLS 1.3 the peer judges our certificate after our handshake
+            // is done: its alert is the first thing that the tunnel reads.
+            ConnectError::Lost(TunnelEnd::Tls(error)) => {
+                let reason = tls::reason_of(error);
+                self.metrics.handshake_failed(Direction::Outbound, reason);
+                reason
+            }
+            ConnectError::Lost(_) => Reason::TunnelLost,
+            ConnectError::AppGone => Reason::ResetByLocalApp,
+            ConnectError::Local(_) => Reason::Internal,
+        };
+        Refused::new(reason, error.to_string())
+    }
+
+    fn begin(&self, captured: &Captured, dst: OriginalDst) -> Flow {
+        let workload = &captured.workload;
+        // What the application is bound to on loopback is not what its peers
+        // see: the tunnel leaves from the workload's own address.
+        let client = workload
+            .source_for(dst.0.ip())
+            .map(|ip| ClientAddr(SocketAddr::new(ip, captured.source.port())));
+        Flow {
+            id: self.ids.next(),
+            direction: Direction::Outbound,
+            workload: Arc::clone(workload),
+            peer: None,
+            client,
+            original_dst: dst,
+            tunnel: None,
+            tunnel_use: None,
+            began: Instant::now(),
+        }
+    }
+
+    fn refuse(&self, captured: &Captured, flow: &Flow, refused: &Refused) {
+        self.flows.refused(flow, refused);
+        let cookie = captured.workload.netns.cookie().0;
+        if let Err(error) = self.handoff.refuse(cookie, flow.original_dst, REFUSED_FOR) {
+            tracing::warn!(%error, "noting a refused destination");
+        }
+    }
+}
+
+fn too_slow(limit: Duration) -> Refused {
+    Refused::new(
+        Reason::Timeout,
+        format!("not established in {limit:?} (limits.establish)"),
+    )
+}

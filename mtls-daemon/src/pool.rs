@@ -1,0 +1,264 @@
+//! Tunnels to peers, shared by the connections that may share one.
+//!
+//! One pool a worker. A connection rides a tunnel only if everything that the
+//! tunnel proved is what the connection needs: that is the [`Key`].
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::addr::TunnelAddr;
+use crate::credentials::Credentials;
+use crate::directory::Endpoint;
+use crate::facts::Newest;
+use crate::handshake::counted;
+use crate::metrics::{Acquire, Direction, Limit, PoolState, ThreadMetrics};
+use crate::netns::Cookie;
+use crate::reason::Reason;
+use crate::refused::Refused;
+use crate::spiffe::SpiffeId;
+use crate::tls::{self, WorkloadTls};
+use crate::tunnel::{Loop, Tunnel};
+use crate::tunnels::Tunnels;
+use crate::workload::Workload;
+
+/// What a tunnel proved. Two connections share a tunnel if and only if all of
+/// this is equal; a change of anything else makes no handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// The source workload's instance: a namespace made anew is another one.
+    instance: Cookie,
+    source: SpiffeId,
+    source_addr: IpAddr,
+    peer: SpiffeId,
+    tunnel: TunnelAddr,
+    /// Generation of the bundle that the peer's certificate was judged by.
+    bundle: u64,
+}
+
+pub struct Pool {
+    pub tunnel_loop: Loop,
+    pub tunnels: Rc<Tunnels>,
+    pub facts: Newest,
+    pub credentials: Rc<Credentials>,
+    pub metrics: ThreadMetrics,
+    pub handshakes: Rc<Semaphore>,
+    pub peers: Peers,
+}
+
+/// The tunnels of a pool, by what they proved.
+#[derive(Default)]
+pub struct Peers(RefCell<HashMap<Key, Peer>>);
+
+#[derive(Default)]
+struct Peer {
+    open: Vec<Pooled>,
+    /// Set while a dial is under way; everyone else waits for its outcome.
+    dialling: Option<Outcome>,
+}
+
+struct Pooled {
+    tunnel: Tunnel,
+    /// What it was opened with: a newer SVID means newer settings.
+    tls: Rc<WorkloadTls>,
+}
+
+/// A tunnel with room, and how this connection came by it.
+pub struct CheckedOut {
+    pub tunnel: Tunnel,
+    pub acquired: Acquire,
+}
+
+type Outcome = watch::Receiver<Option<Result<(), Refused>>>;
+
+impl Pool {
+    /// A tunnel from `source` to `peer` with room for one more connection:
+    /// an open one, or a new one. However many ask at once, one dials.
+    pub async fn checkout(
+        self: &Rc<Self>,
+        source: &Arc<Workload>,
+        peer: &Endpoint,
+    ) -> Result<CheckedOut, Refused> {
+        let mut acquired = Acquire::Hit;
+        loop {
+            if self.tunnels.are_draining() {
+                return Err(Refused::from(Reason::Draining));
+            }
+            let tls = self.credentials.of(source)?;
+            let key = key(source, peer, &tls)?;
+            if let Some(tunnel) = self.open_tunnel(&key, &tls) {
+                self.metrics.pool_acquired(acquired);
+                return Ok(CheckedOut { tunnel, acquired });
+            }
+            let (mut outcome, ours) = self.dial_once(key, source, peer, tls);
+            acquired = if ours { Acquire::Miss } else { Acquire::Wait };
+            let finished = outcome.wait_for(Option::is_some).await;
+            match finished.as_deref() {
+                Ok(Some(Err(refused))) => return Err(refused.clone()),
+                // Take it from the pool, or dial once more if others filled it.
+                Ok(_) => {}
+                Err(_) => return Err(Refused::new(Reason::Internal, "the dial was dropped")),
+            }
+        }
+    }
+
+    /// New connections use a tunnel of the newest SVID only.
+    fn open_tunnel(&self, key: &Key, tls: &Rc<WorkloadTls>) -> Option<Tunnel> {
+        let peers = self.peers.0.borrow();
+        let open = &peers.get(key)?.open;
+        open.iter()
+            .find(|pooled| Rc::ptr_eq(&pooled.tls, tls) && pooled.tunnel.has_room())
+            .map(|pooled| pooled.tunnel.clone())
+    }
+
+    fn dial_once(
+        self: &Rc<Self>,
+        key: Key,
+        source: &Arc<Workload>,
+        peer: &Endpoint,
+        tls: Rc<WorkloadTls>,
+    ) -> (Outcome, bool) {
+        let mut peers = self.peers.0.borrow_mut();
+        let slot = peers.entry(key.clone()).or_default();
+        if let Some(outcome) = &slot.dialling {
+            return (outcome.clone(), false);
+        }
+        let (finished, outcome) = watch::channel(None);
+        slot.dialling = Some(outcome.clone());
+        let (pool, source, peer) = (Rc::clone(self), Arc::clone(source), peer.clone());
+        // A task of its own: the connection that asked first may go away, and
+        // the others still want the tunnel.
+        spawn_local(async move {
+            let dialled = pool.dial(&key, &source, &peer, &tls).await;
+            let result = match dialled {
+                Ok((tunnel, valid_for)) => {
+                    pool.admit(key, Pooled { tunnel, tls }, valid_for);
+                    Ok(())
+                }
+                Err(refused) => {
+                    pool.forget_dial(&key);
+                    Err(refused)
+                }
+            };
+            finished.send_replace(Some(result));
+        });
+        (outcome, true)
+    }
+
+    async fn dial(
+        &self,
+        key: &Key,
+        source: &Workload,
+        peer: &Endpoint,
+        tls: &WorkloadTls,
+    ) -> Result<(Tunnel, Duration), Refused> {
+        let limits = &self.facts.get().limits;
+        let _turn = self.handshakes.try_acquire().map_err(|_full| {
+            self.metrics.limit_reached(Limit::HandshakesPerWorker);
+            Refused::new(
+                Reason::LimitReached,
+                "limits.handshakes_per_worker are under way",
+            )
+        })?;
+        let socket = source
+            .netns
+            .stream_from(key.source_addr)
+            .map_err(|error| Refused::socket(&error, "making the tunnel's socket"))?;
+        let dial = TcpSocket::from_std_stream(socket.into()).connect(key.tunnel.0);
+        let socket = match timeout(limits.connect, dial).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => {
+                let what = format!("dialling {} for {}: {error}", key.tunnel, peer.id);
+                return Err(Refused::new(Reason::PeerUnreachable, what));
+            }
+            Err(_elapsed) => {
+                let what = format!("{} did not answer in {:?}", key.tunnel, limits.connect);
+                return Err(Refused::new(Reason::PeerUnreachable, what));
+            }
+        };
+        let config = tls
+            .client(&peer.id)
+            .map_err(|error| Refused::new(Reason::Internal, format!("TLS settings: {error}")))?;
+        let handshake = tls::connect(socket, &config, limits.handshake).await;
+        let handshaken = counted(handshake, Direction::Outbound, &self.metrics)?;
+        let expires = tls.svid().good_until().min(handshaken.peer.good_until);
+        let valid_for = expires
+            .duration_since(self.credentials.clock().now())
+            .unwrap_or_default();
+        let tunnel = self
+            .tunnel_loop
+            .client(handshaken.socket, handshaken.tls)
+            .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
+        Ok((tunnel, valid_for))
+    }
+
+    /// Put a tunnel where others find it, and watch over it until it ends.
+    fn admit(self: &Rc<Self>, key: Key, pooled: Pooled, valid_for: Duration) {
+        let tunnel = pooled.tunnel.clone();
+        let mut peers = self.peers.0.borrow_mut();
+        let slot = peers.entry(key.clone()).or_default();
+        slot.dialling = None;
+        slot.open.push(pooled);
+        drop(peers);
+        let pool = Rc::clone(self);
+        spawn_local(async move {
+            pool.metrics.pool_moved(None, Some(PoolState::Active));
+            pool.tunnels
+                .guard(key.instance, tunnel.clone(), valid_for)
+                .await;
+            pool.metrics.pool_moved(Some(PoolState::Active), None);
+            pool.remove_ended(&key);
+        });
+    }
+
+    fn forget_dial(&self, key: &Key) {
+        let mut peers = self.peers.0.borrow_mut();
+        if let Some(slot) = peers.get_mut(key) {
+            slot.dialling = None;
+            if slot.open.is_empty() {
+                peers.remove(key);
+            }
+        }
+    }
+
+    fn remove_ended(&self, key: &Key) {
+        let mut peers = self.peers.0.borrow_mut();
+        if let Some(slot) = peers.get_mut(key) {
+            slot.open.retain(|pooled| pooled.tunnel.is_open());
+            if slot.open.is_empty() && slot.dialling.is_none() {
+                peers.remove(key);
+            }
+        }
+    }
+}
+
+fn key(source: &Workload, peer: &Endpoint, tls: &WorkloadTls) -> Result<Key, Refused> {
+    let trust_domain = peer.id.trust_domain();
+    let bundle = tls.bundles().get(&trust_domain).ok_or_else(|| {
+        Refused::new(Reason::TrustDomain, format!("no bundle for {trust_domain}"))
+    })?;
+    let towards = peer.tunnel.0.ip();
+    let source_addr = source.source_for(towards).ok_or_else(|| {
+        let family = if towards.is_ipv4() { "IPv4" } else { "IPv6" };
+        Refused::new(
+            Reason::PeerUnreachable,
+            format!("{} has no {family} address", source.name),
+        )
+    })?;
+    Ok(Key {
+        instance: source.netns.cookie(),
+        source: source.id.clone(),
+        source_addr,
+        peer: peer.id.clone(),
+        tunnel: peer.tunnel,
+        bundle: bundle.generation(),
+    })
+}

@@ -1,0 +1,285 @@
+//! A data thread: one runtime, one tunnel loop, one pool. A connection, its
+//! tunnel and its timers live and die here; nothing on the path is shared.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustls::crypto::aws_lc_rs;
+use tokio::runtime;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+
+use crate::credentials::Credentials;
+use crate::facts::Newest;
+use crate::flow::{Flows, Snapshot};
+use crate::health::Health;
+use crate::heartbeat::Heartbeat;
+use crate::inbound::{Arrived, Inbound};
+use crate::kernel::{Handoff, ListenerKind};
+use crate::listener::Door;
+use crate::metrics::{Direction, Metrics, ThreadMetrics};
+use crate::netns::Cookie;
+use crate::outbound::{Captured, Outbound};
+use crate::pool::{Peers, Pool};
+use crate::reason::Reason;
+use crate::tls::Judging;
+use crate::trace::ConnectionIds;
+use crate::tunnel::{self, Cut, Loop};
+use crate::tunnels::Tunnels;
+use crate::workload::Workload;
+
+/// What a worker is made of.
+pub struct Setup {
+    pub index: usize,
+    pub facts: Newest,
+    pub judging: Judging,
+    pub metrics: Metrics,
+    pub handoff: Handoff,
+    pub tunnel: tunnel::Settings,
+    pub heartbeat: Heartbeat,
+    /// Hears of the thread's end, which never comes by itself.
+    pub ended: mpsc::UnboundedSender<io::Error>,
+}
+
+/// What the control thread asks of a worker.
+pub enum Command {
+    /// Take the connections of a workload.
+    Serve {
+        workload: Arc<Workload>,
+        listeners: Vec<(ListenerKind, TcpListener)>,
+    },
+    /// The workload is gone: close its listeners, reset its connections.
+    Withdraw(Cookie),
+    /// Tell of every established connection.
+    Connections(oneshot::Sender<Vec<Snapshot>>),
+    /// Take nothing new; answer when the last connection has ended.
+    Drain(oneshot::Sender<()>),
+    /// Reset everything that is still open.
+    Cut(Reason),
+}
+
+/// The control thread's end of a worker.
+pub struct Handle {
+    pub commands: mpsc::UnboundedSender<Command>,
+    _thread: JoinHandle<()>,
+}
+
+impl Handle {
+    pub async fn connections(&self) -> Vec<Snapshot> {
+        let (answer, snapshot) = oneshot::channel();
+        if self.commands.send(Command::Connections(answer)).is_err() {
+            return Vec::new();
+        }
+        snapshot.await.unwrap_or_default()
+    }
+}
+
+/// Start a data thread.
+pub fn spawn(setup: Setup) -> io::Result<Handle> {
+    let (commands, received) = mpsc::unbounded_channel();
+    let ended = setup.ended.clone();
+    let name = format!("worker-{}", setup.index);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let error = match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => LocalSet::new().block_on(&runtime, run(setup, received)),
+            Err(error) => error,
+        };
+        // Nobody listens once the process is on its way out.
+        let _ = ended.send(error);
+    })?;
+    Ok(Handle {
+        commands,
+        _thread: thread,
+    })
+}
+
+/// Obey commands until the tunnel loop fails, which the process cannot survive.
+async fn run(setup: Setup, mut commands: mpsc::UnboundedReceiver<Command>) -> io::Error {
+    let tunnel_loop = match Loop::new(setup.tunnel.clone()) {
+        Ok(tunnel_loop) => tunnel_loop,
+        Err(error) => return error,
+    };
+    let worker = Worker::new(&setup, &tunnel_loop);
+    spawn_local(setup.heartbeat.run());
+    let turning = tunnel_loop.run();
+    tokio::pin!(turning);
+    loop {
+        tokio::select! {
+            error = &mut turning => return error,
+            command = commands.recv() => match command {
+                Some(command) => worker.obey(command),
+                None => return io::Error::other("the control thread is gone"),
+            },
+        }
+    }
+}
+
+struct Worker {
+    facts: Newest,
+    metrics: ThreadMetrics,
+    credentials: Rc<Credentials>,
+    flows: Rc<Flows>,
+    tunnels: Rc<Tunnels>,
+    outbound: Rc<Outbound>,
+    inbound: Rc<Inbound>,
+    /// Accepting tasks, by the workload's instance.
+    doors: RefCell<HashMap<Cookie, Vec<AbortHandle>>>,
+}
+
+impl Worker {
+    fn new(setup: &Setup, tunnel_loop: &Loop) -> Self {
+        let facts = &setup.facts;
+        let metrics = setup.metrics.thread();
+        let credentials = Rc::new(Credentials::new(setup.judging.clone()));
+        let flows = Rc::new(Flows::new(metrics.clone(), facts.clone()));
+        let tunnels = Rc::new(Tunnels::new(facts.clone()));
+        let ids = Rc::new(ConnectionIds::new(
+            aws_lc_rs::default_provider().secure_random,
+        ));
+        let handshakes = Rc::new(Semaphore::new(facts.get().limits.handshakes_per_worker));
+        let pool = Rc::new(Pool {
+            tunnel_loop: tunnel_loop.clone(),
+            tunnels: Rc::clone(&tunnels),
+            facts: facts.clone(),
+            credentials: Rc::clone(&credentials),
+            metrics: metrics.clone(),
+            handshakes: Rc::clone(&handshakes),
+            peers: Peers::default(),
+        });
+        let outbound = Rc::new(Outbound {
+            pool,
+            facts: facts.clone(),
+            handoff: setup.handoff.clone(),
+            metrics: metrics.clone(),
+            flows: Rc::clone(&flows),
+            ids: Rc::clone(&ids),
+            health: Health::default(),
+        });
+        let inbound = Rc::new(Inbound {
+            tunnel_loop: tunnel_loop.clone(),
+            tunnels: Rc::clone(&tunnels),
+            facts: facts.clone(),
+            credentials: Rc::clone(&credentials),
+            handoff: setup.handoff.clone(),
+            metrics: metrics.clone(),
+            flows: Rc::clone(&flows),
+            ids,
+            handshakes,
+        });
+        let doors = RefCell::default();
+        Self {
+            facts: facts.clone(),
+            metrics,
+            credentials,
+            flows,
+            tunnels,
+            outbound,
+            inbound,
+            doors,
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Serve {
+                workload,
+                listeners,
+            } => self.serve(&workload, listeners),
+            Command::Withdraw(instance) => self.withdraw(instance),
+            Command::Connections(answer) => {
+                // The asker may have given up meanwhile.
+                let _ = answer.send(self.flows.snapshot());
+            }
+            Command::Drain(done) => self.drain(done),
+            Command::Cut(reason) => self.tunnels.cut(None, Cut(reason)),
+        }
+    }
+
+    fn serve(&self, workload: &Arc<Workload>, listeners: Vec<(ListenerKind, TcpListener)>) {
+        let pending = Arc::new(Semaphore::new(self.facts.get().limits.pending_per_workload));
+        let mut doors = self.doors.borrow_mut();
+        let of_workload = doors.entry(workload.netns.cookie()).or_default();
+        for (kind, listener) in listeners {
+            let direction = match kind {
+                ListenerKind::CaptureV4 | ListenerKind::CaptureV6 => Direction::Outbound,
+                ListenerKind::TunnelV4 | ListenerKind::TunnelV6 => Direction::Inbound,
+            };
+            let (workload, pending) = (Arc::clone(workload), Arc::clone(&pending));
+            let metrics = self.metrics.clone();
+            let task = match Door::new(listener, workload, direction, pending, metrics) {
+                Ok(door) => match direction {
+                    Direction::Outbound => {
+                        spawn_local(take_captured(door, Rc::clone(&self.outbound)))
+                    }
+                    Direction::Inbound => spawn_local(take_tunnels(door, Rc::clone(&self.inbound))),
+                },
+                Err(error) => {
+                    // The listener is dropped and its slot empty: it refuses.
+                    tracing::error!(%error, "cannot watch a listener");
+                    continue;
+                }
+            };
+            of_workload.push(task.abort_handle());
+        }
+    }
+
+    fn withdraw(&self, instance: Cookie) {
+        for door in self
+            .doors
+            .borrow_mut()
+            .remove(&instance)
+            .into_iter()
+            .flatten()
+        {
+            door.abort();
+        }
+        self.tunnels
+            .cut(Some(instance), Cut(Reason::WorkloadRemoved));
+        self.credentials.forget(instance);
+    }
+
+    fn drain(&self, done: oneshot::Sender<()>) {
+        for door in self.doors.borrow_mut().drain().flat_map(|(_, doors)| doors) {
+            door.abort();
+        }
+        self.tunnels.drain();
+        let (flows, tunnels) = (Rc::clone(&self.flows), Rc::clone(&self.tunnels));
+        spawn_local(async move {
+            flows.none().await;
+            tunnels.none().await;
+            // The control thread may have passed its deadline.
+            let _ = done.send(());
+        });
+    }
+}
+
+async fn take_captured(door: Door, outbound: Rc<Outbound>) {
+    loop {
+        let (socket, source, pass) = door.next().await;
+        let workload = Arc::clone(&door.workload);
+        spawn_local(Rc::clone(&outbound).carry(Captured {
+            socket,
+            workload,
+            source,
+            pass,
+        }));
+    }
+}
+
+async fn take_tunnels(door: Door, inbound: Rc<Inbound>) {
+    loop {
+        let (socket, source, pass) = door.next().await;
+        let workload = Arc::clone(&door.workload);
+        spawn_local(Rc::clone(&inbound).serve(Arrived {
+            socket,
+            workload,
+            source,
+            pass,
+        }));
+    }
+}
