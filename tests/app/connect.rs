@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use mtls_tests::deadline::Stopwatch;
 use mtls_tests::script::{Connect, Ended, Event, FIRST_BYTE, Failure, How};
@@ -15,6 +16,9 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::play::{Stage, play};
 use crate::{report, sockets, uring};
+
+/// What a client takes before it tries again after a refusal.
+const BREATH: Duration = Duration::from_millis(2);
 
 pub(crate) async fn run(task: Connect) -> io::Result<()> {
     let at_once = task.at_once.clamp(1, task.connections.max(1));
@@ -28,7 +32,12 @@ pub(crate) async fn run(task: Connect) -> io::Result<()> {
         runners.spawn_local(async move {
             while next.get() < task.connections {
                 let nth = next.replace(next.get() + 1);
-                report::say(&Event::Ended(one(&task, nth, &stage).await));
+                let ended = one(&task, nth, &stage).await;
+                let breathe = ended.failed_to_connect();
+                report::say(&Event::Ended(ended));
+                if breathe {
+                    tokio::time::sleep(BREATH).await;
+                }
             }
             stage.leave();
         });

@@ -2,6 +2,51 @@
 //! One binary, so that one process owns what the stories make; one story a
 //! file, and each can be read alone.
 
+// The harness itself.
 mod harness_leaves_nothing;
 mod harness_runs_applications;
 mod harness_sees_plain_text;
+
+// One connection, in all its shapes.
+mod bound_source;
+mod bulk;
+mod client_gone;
+mod half_close;
+mod listeners;
+mod names;
+mod not_listening;
+mod own_address;
+mod own_loopback;
+mod reset;
+mod same_node;
+mod server_speaks_first;
+mod services;
+mod udp;
+mod ways_to_connect;
+
+// Many connections, and their limits.
+mod descriptor_limit;
+mod handshakes;
+mod nothing_leaks;
+mod outbound_ports;
+mod thousand_connections;
+
+// Who may not.
+mod exclusions;
+mod outsiders;
+mod unknown_namespace;
+mod wrong_root;
+
+// Things that happen.
+mod certificates;
+mod cgroup_remade;
+mod configuration_reload;
+mod daemon_killed;
+mod daemon_restarted_under_load;
+mod drain;
+mod enforcement_outlives_the_daemon;
+mod workload_recreated;
+
+// Real applications, and their operators.
+mod applications;
+mod operators_view;

@@ -55,7 +55,7 @@ impl Cgroup {
     /// that is a new cgroup under the old name.
     pub fn remake(&self) -> Result {
         remove_tree(&self.path)?;
-        fs::create_dir(&self.path)
+        fs::create_dir_all(&self.path)
             .doing(|| format!("making the cgroup {} again", self.path.display()))
     }
 }

@@ -29,9 +29,11 @@ pub mod capture;
 // The daemons, and real applications.
 pub mod apps;
 pub mod mesh;
+pub mod pair;
 
 pub use error::{Doing, Error, Result, ensure, ensure_eq};
 pub use mesh::{Mesh, Plan};
 pub use node::{Family, Node, two_nodes};
+pub use pair::Pair;
 pub use pod::Pod;
 pub use scene::{Scene, play};

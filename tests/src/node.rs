@@ -152,8 +152,9 @@ impl Node {
         Pod::create(self, name, number, self.0.scene.cgroup())
     }
 
-    /// A pod of the same name and with the same addresses as one that is gone.
-    pub fn pod_again(&self, name: &str, number: u8) -> Result<Pod> {
+    /// A pod with that last number in its addresses, such as those of one that
+    /// is gone.
+    pub fn pod_at(&self, name: &str, number: u8) -> Result<Pod> {
         Pod::create(self, name, number, &self.0.pods)
     }
 

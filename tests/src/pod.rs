@@ -82,6 +82,11 @@ impl Pod {
         &self.0.cgroup
     }
 
+    /// Makes its cgroup again, after one above it was removed.
+    pub fn remake_cgroup(&self) -> Result {
+        self.0.cgroup.remake()
+    }
+
     /// The node's end of its veth pair.
     pub fn node_interface(&self) -> String {
         format!("pod{}", self.0.number)

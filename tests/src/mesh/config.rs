@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::ca::Ca;
+use super::ca::{Ca, Leaf};
 use crate::node::{Family, Node};
 use crate::pod::Pod;
 
@@ -76,6 +76,15 @@ impl Plan {
         self
     }
 
+    /// Lets go of a pod, so that it can be deleted.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.pods.retain(|pod| pod.name() != name);
+    }
+
+    pub(super) fn remember(&mut self, pod: &Pod) {
+        self.pods.push(pod.clone());
+    }
+
     /// The nodes that its pods are on.
     pub(super) fn nodes(&self) -> Vec<Node> {
         let mut nodes: Vec<Node> = Vec::new();
@@ -96,7 +105,7 @@ impl Plan {
         put("node", "name", quoted(node.name()));
         put("kernel", "cgroup", path(node.cgroup().path()));
         put("kernel", "pins", path(files.pins));
-        put("network", "mesh", "[\"10.0.0.0/16\", \"fd00::/32\"]".into());
+        put("network", "mesh", "[\"10.0.0.0/16\", \"fd00::/16\"]".into());
         put("identity", "trust_domain", quoted("example.org"));
         put("identity.disk-ca", "certificate", path(&ca.certificate));
         put("identity.disk-ca", "key", path(&ca.key));
@@ -151,6 +160,23 @@ impl Plan {
             let _ = writeln!(entry, "{key} = {value}");
         }
         entry
+    }
+}
+
+impl Ca {
+    /// A plan in which this authority issues one node's certificates.
+    pub fn on(&self, node: &Node, plan: Plan) -> Plan {
+        plan.set_on(node, "identity.disk-ca", "certificate", &path(&self.certificate))
+            .set_on(node, "identity.disk-ca", "key", &path(&self.key))
+    }
+}
+
+impl Leaf {
+    /// A plan in which a pod has its certificate from these files.
+    pub fn of_workload(&self, pod: &Pod, plan: Plan) -> Plan {
+        plan.set_workload(pod, "files.certificate", &path(&self.certificate))
+            .set_workload(pod, "files.key", &path(&self.key))
+            .set_workload(pod, "files.bundle", &path(&self.bundle))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result, ensure};
 use crate::node::Node;
+use crate::pod::Pod;
 use crate::process::{Output, Process, Spawn};
 use crate::programs;
 
@@ -88,6 +89,11 @@ impl Daemon {
 
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// Text of the configuration's file.
+    pub fn configuration(&self) -> Result<String> {
+        fs::read_to_string(&self.config).doing(|| format!("reading {}", self.config.display()))
     }
 
     /// Replaces the configuration's file; the daemon reads it at its next
@@ -169,12 +175,51 @@ impl Daemon {
 
     /// SIGTERM: drains, and ends within `within`.
     pub fn terminate(&mut self, within: Duration) -> Result {
+        self.begin_drain()?;
+        self.ensure_ends_well(within)
+    }
+
+    /// SIGTERM.
+    pub fn begin_drain(&mut self) -> Result {
+        self.process()?.signal(Signal::SIGTERM)
+    }
+
+    pub fn ensure_ends_well(&mut self, within: Duration) -> Result {
         let Some(mut process) = self.process.take() else {
             return Ok(());
         };
-        process.signal(Signal::SIGTERM)?;
         let status = process.wait(Deadline::after(within))?;
         ensure(status.success(), || format!("after SIGTERM: {status}"))
+    }
+
+    /// Waits until its status shows the phase: starting, serving, draining.
+    pub fn wait_for_phase(&self, phase: &str) -> Result {
+        wait_for(
+            Deadline::default(),
+            || format!("the daemon of node {} to be {phase}", self.node.name()),
+            || Ok((self.status()?["phase"]["phase"] == phase).then_some(())),
+        )
+    }
+
+    /// Takes its enforcement away, by its own command.
+    pub fn detach(&self) -> Result {
+        let pins = self.pins().to_string_lossy().into_owned();
+        self.command(&["detach", "--pins", &pins])?.success().map(drop)
+    }
+
+    /// Takes its enforcement away without it.
+    pub fn remove_pins(&self) -> Result {
+        crate::run::remove_folder(&self.pins())
+    }
+
+    /// `enrol --wait`: returns when the pod's hooks, listeners and first
+    /// certificate are in place.
+    pub fn enrol_and_wait(&self, pod: &Pod) -> Result {
+        let netns = pod.netns().path().to_string_lossy().into_owned();
+        let socket = self.admin.to_string_lossy().into_owned();
+        self.command(&["enrol", "--wait", "--socket", &socket, "--netns", &netns])?
+            .success()
+            .map(drop)
     }
 
     /// SIGHUP: reads its configuration again.
@@ -252,6 +297,15 @@ impl Daemon {
             Deadline::default(),
             || format!("a line of node {}'s access log: {what}", self.node.name()),
             || Ok(self.access_log().into_iter().find(&is_it)),
+        )
+    }
+
+    /// Waits for an event of its log.
+    pub fn wait_for_log(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait_for(
+            Deadline::default(),
+            || format!("an event of node {}'s log: {what}", self.node.name()),
+            || Ok(self.log_events().into_iter().find(&is_it)),
         )
     }
 

@@ -77,8 +77,15 @@ impl Mesh {
         self.write_configuration()
     }
 
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// Lets go of a pod, so that it can be deleted; its place in the
+    /// configuration stays.
+    pub fn forget(&mut self, pod: &Pod) {
+        self.plan.forget(pod.name());
+    }
+
+    /// The opposite, with a pod that took its place.
+    pub fn remember(&mut self, pod: &Pod) {
+        self.plan.remember(pod);
     }
 
     pub fn ca(&self) -> &Ca {

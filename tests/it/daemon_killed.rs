@@ -1,0 +1,116 @@
+//! kill -9 of either daemon in the middle of transfers: cut streams end in a
+//! reset and never in a bare end, new connections are refused at once, not one
+//! byte is in clear, and traffic is back within two seconds of the restart.
+
+use std::time::Duration;
+
+use mtls_tests::deadline::Stopwatch;
+use mtls_tests::script::{Connect, Step};
+use mtls_tests::{Family, Node, Pair, Result, ensure, ensure_eq, play};
+
+#[test]
+fn clients_daemon_killed() -> Result {
+    play("clients-daemon-killed", |scene| {
+        let mut pair = Pair::start(scene)?;
+        let node = pair.a.clone();
+        for family in Family::BOTH {
+            cut_and_come_back(&mut pair, &node, family)?;
+        }
+        pair.ensure_private().map(drop)
+    })
+}
+
+#[test]
+fn servers_daemon_killed() -> Result {
+    play("servers-daemon-killed", |scene| {
+        let mut pair = Pair::start(scene)?;
+        let node = pair.b.clone();
+        for family in Family::BOTH {
+            cut_and_come_back(&mut pair, &node, family)?;
+        }
+        pair.ensure_private().map(drop)
+    })
+}
+
+fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
+    // A download whose length nobody announced, and an upload.
+    let _endless = pair.server.serve(
+        8081,
+        [
+            Step::Send { bytes: 8 << 20, seed: 1 },
+            Step::SendForEver { seed: 4 },
+        ],
+    )?;
+    let download = [
+        Step::Receive { bytes: 8 << 20, seed: 1 },
+        Step::Hold,
+        Step::ReceiveToEnd { seed: 4 },
+    ];
+    let task = Connect::to(pair.server.at(family, 8081), download);
+    let mut downloading = pair.client.connect_as(task)?;
+    downloading.held()?;
+    let mut takes = pair.server.serve(
+        8082,
+        [
+            Step::Receive { bytes: 8 << 20, seed: 2 },
+            Step::Say("more".into()),
+            Step::ReceiveToEnd { seed: 3 },
+        ],
+    )?;
+    let upload = [
+        Step::Send { bytes: 8 << 20, seed: 2 },
+        Step::Hear("more".into()),
+        Step::Hold,
+        Step::SendForEver { seed: 3 },
+    ];
+    let task = Connect::to(pair.server.at(family, 8082), upload);
+    let mut uploading = pair.client.connect_as(task)?;
+    uploading.held()?;
+    let mut echo = pair.server.serve(8083, [Step::Echo])?;
+
+    downloading.go()?;
+    uploading.go()?;
+    pair.mesh.daemon(killed)?.kill()?;
+
+    let cut = downloading.ended()?;
+    ensure_eq(cut.error(), "ECONNRESET", "the download ends in")?;
+    ensure_eq(cut.corrupt_at, None, "corrupt bytes of the download")?;
+    let cut = uploading.ended()?;
+    ensure(matches!(cut.error(), "ECONNRESET" | "EPIPE"), || {
+        format!("the upload's client: {cut:?}")
+    })?;
+    let cut = takes.ended()?;
+    ensure_eq(cut.error(), "ECONNRESET", "the upload ends at the server in")?;
+    ensure_eq(cut.corrupt_at, None, "corrupt bytes of the upload")?;
+
+    if killed.name() == pair.a.name() {
+        let watch = Stopwatch::start();
+        let to = pair.server.at(family, 8083);
+        let refused = pair.client.connect(to, [Step::ExpectEnd])?;
+        ensure(refused.failed_to_connect(), || format!("{refused:?}"))?;
+        ensure_eq(refused.error(), "ECONNREFUSED", "a new connection")?;
+        let took = Duration::from_micros(refused.connect_micros);
+        ensure(took < Duration::from_millis(100), || {
+            format!("the refusal took {took:?} of {:?}", watch.elapsed())
+        })?;
+    }
+
+    let watch = Stopwatch::start();
+    pair.mesh.daemon(killed)?.start()?;
+    let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
+    loop {
+        let ended = pair
+            .client
+            .connect(pair.server.at(family, 8083), hello.clone())?;
+        if ended.is_well() {
+            break;
+        }
+        ensure(matches!(ended.error(), "ECONNREFUSED" | "ECONNRESET"), || {
+            format!("while the daemon comes back: {ended:?}")
+        })?;
+        ensure(watch.elapsed() < Duration::from_secs(2), || {
+            format!("no traffic two seconds after the restart: {ended:?}")
+        })?;
+    }
+    echo.ended_well(1).map(drop)
+}

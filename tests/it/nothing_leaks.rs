@@ -1,0 +1,69 @@
+//! 10,000 connections opened and closed: the kernel's maps are empty again,
+//! the daemons' descriptors are back to where they were, and their memory
+//! within a tenth.
+
+use mtls_tests::mesh::Metrics;
+use mtls_tests::script::{Connect, Step};
+use mtls_tests::{Family, Node, Pair, Result, ensure, ensure_eq, play};
+
+const WARM_UP: usize = 2000;
+const CONNECTIONS: usize = 10_000;
+
+#[test]
+fn nothing_leaks() -> Result {
+    play("nothing-leaks", |scene| {
+        let mut pair = Pair::start(scene)?;
+        let _server = pair.server.serve(8080, [Step::Echo])?;
+        let nodes = [pair.a.clone(), pair.b.clone()];
+        open_and_close(&pair, WARM_UP)?;
+        let before = [measure(&mut pair, &nodes[0])?, measure(&mut pair, &nodes[1])?];
+        open_and_close(&pair, CONNECTIONS)?;
+        for (node, before) in nodes.iter().zip(before) {
+            let after = measure(&mut pair, node)?;
+            let name = node.name();
+            ensure_eq(after.descriptors, before.descriptors, "open descriptors")?;
+            ensure(after.resident <= before.resident * 11 / 10, || {
+                format!(
+                    "memory of node {name}'s daemon: {} before, {} after",
+                    before.resident, after.resident
+                )
+            })?;
+        }
+        pair.ensure_private().map(drop)
+    })
+}
+
+fn open_and_close(pair: &Pair, connections: usize) -> Result {
+    let servers = Family::BOTH.map(|family| pair.server.at(family, 8080));
+    let script = [
+        Step::Say("hi".into()),
+        Step::Hear("hi".into()),
+        Step::HalfClose,
+        Step::ExpectEnd,
+    ];
+    let task = Connect::to(servers[0], script)
+        .to_each(&servers)
+        .many(connections, 32);
+    pair.client.connect_as(task)?.ended_well().map(drop)
+}
+
+struct Measured {
+    descriptors: usize,
+    resident: u64,
+}
+
+/// At rest: no connection open, no entry of one left.
+fn measure(pair: &mut Pair, node: &Node) -> Result<Measured> {
+    let daemon = pair.mesh.daemon(node)?;
+    daemon.wait_for_metrics("rest", |metrics: &Metrics| {
+        let entries = |map| metrics.sum("mtls_bpf_map_entries", &[("map", map)]);
+        metrics.sum("mtls_connections_open", &[]) == 0.0
+            && metrics.has("mtls_bpf_map_entries")
+            && entries("original_dst") == 0.0
+    })?;
+    let process = daemon.process()?;
+    Ok(Measured {
+        descriptors: process.descriptors()?,
+        resident: process.resident()?,
+    })
+}
