@@ -21,14 +21,23 @@ fn nginx_and_curl() -> Result {
                 .client
                 .run(
                     "curl",
-                    ["-sS", "-o", "/dev/null", "-w", "%{size_download}", &format!("{url}/file")],
+                    [
+                        "-sS",
+                        "-o",
+                        "/dev/null",
+                        "-w",
+                        "%{size_download}",
+                        &format!("{url}/file"),
+                    ],
                 )?
                 .success()?;
             ensure_eq(size.as_str(), "5000000", "bytes of the file")?;
             // The server's own log has the client's own address.
             let client = format!("{} ", pair.client.address(family));
             let log = nginx.access_log();
-            ensure(log.lines().any(|line| line.starts_with(&client)), || log.clone())?;
+            ensure(log.lines().any(|line| line.starts_with(&client)), || {
+                log.clone()
+            })?;
             ensure(!log.contains("127."), || log.clone())?;
         }
         let report = pair.ensure_private()?;
@@ -53,12 +62,20 @@ fn postgresql_and_pgbench() -> Result {
             let said = pgbench(&["-c", "8", "-j", "2", "-t", "50"])?;
             ensure(said.contains("400/400"), || said.clone())?;
             // The server knows its client by its own address.
-            let query = ["-h", &host, "-U", "postgres", "-Atc", "select inet_client_addr()"];
+            let query = [
+                "-h",
+                &host,
+                "-U",
+                "postgres",
+                "-Atc",
+                "select inet_client_addr()",
+            ];
             let said = pair.client.run("psql", query)?.success()?;
             let client = pair.client.address(family).to_string();
             ensure_eq(said.trim(), client.as_str(), "the client's address")?;
         }
-        pair.ensure_private()?.ensure_absent(&[b"UPDATE pgbench", b"postgres"])
+        pair.ensure_private()?
+            .ensure_absent(&[b"UPDATE pgbench", b"postgres"])
     })
 }
 
@@ -69,9 +86,13 @@ fn redis_and_redis_benchmark() -> Result {
         let _redis = Redis::start(&pair.server, 6379)?;
         for family in Family::BOTH {
             let host = pair.server.address(family).to_string();
-            let args = ["-h", &host, "-n", "5000", "-c", "50", "-P", "4", "-t", "set,get", "--csv"];
+            let args = [
+                "-h", &host, "-n", "5000", "-c", "50", "-P", "4", "-t", "set,get", "--csv",
+            ];
             let said = pair.client.run("redis-benchmark", args)?.success()?;
-            ensure(said.contains("\"SET\"") && said.contains("\"GET\""), || said.clone())?;
+            ensure(said.contains("\"SET\"") && said.contains("\"GET\""), || {
+                said.clone()
+            })?;
             let said = pair
                 .client
                 .run("redis-cli", ["-h", &host, "client", "list"])?
@@ -82,7 +103,8 @@ fn redis_and_redis_benchmark() -> Result {
             };
             ensure(said.contains(&client), || said.clone())?;
         }
-        pair.ensure_private()?.ensure_absent(&[b"redis_version", b"$3\r\nSET"])
+        pair.ensure_private()?
+            .ensure_absent(&[b"redis_version", b"$3\r\nSET"])
     })
 }
 
@@ -92,9 +114,15 @@ fn iperf3() -> Result {
         let mut pair = Pair::start(scene)?;
         let iperf = Iperf::start(&pair.server, 5201)?;
         for family in Family::BOTH {
-            for args in [&["-n", "50M"][..], &["-n", "50M", "-R"], &["-n", "20M", "-P", "4"]] {
+            for args in [
+                &["-n", "50M"][..],
+                &["-n", "50M", "-R"],
+                &["-n", "20M", "-P", "4"],
+            ] {
                 let measured = iperf.measure(&pair.client, family, args)?;
-                ensure(measured.bytes > 10 << 20, || format!("{args:?}: {measured:?}"))?;
+                ensure(measured.bytes > 10 << 20, || {
+                    format!("{args:?}: {measured:?}")
+                })?;
             }
         }
         pair.ensure_private().map(drop)

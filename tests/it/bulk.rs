@@ -18,7 +18,11 @@ fn bulk_v6() -> Result {
 fn bulk(label: &str, family: Family) -> Result {
     play(label, |scene| {
         let mut pair = Pair::start(scene)?;
-        let exchange = |send, receive| Step::Exchange { bytes: BYTES, send, receive };
+        let exchange = |send, receive| Step::Exchange {
+            bytes: BYTES,
+            send,
+            receive,
+        };
         let mut server = pair.server.serve(8080, [exchange(2, 1), Step::ExpectEnd])?;
         let to = pair.server.at(family, 8080);
         let ended = pair.client.connect(to, [exchange(1, 2)])?;

@@ -13,7 +13,16 @@ fn cgroup_remade() -> Result {
         let mut mesh = Mesh::prepare(Plan::of([&client, &server]), Position::Outside)?;
         mesh.start_all()?;
         let mut listening = server.serve(8080, [Step::Echo])?;
-        let script = [Step::Send { bytes: 1000, seed: 1 }, Step::Receive { bytes: 1000, seed: 1 }];
+        let script = [
+            Step::Send {
+                bytes: 1000,
+                seed: 1,
+            },
+            Step::Receive {
+                bytes: 1000,
+                seed: 1,
+            },
+        ];
         for family in Family::BOTH {
             let to = server.at(family, 8080);
             let ended = client.connect(to, script.clone())?;
@@ -22,15 +31,16 @@ fn cgroup_remade() -> Result {
 
             a.cgroup().remake()?;
             client.remake_cgroup()?;
-            mesh.daemon(&a)?
-                .wait_for_log("attached_again", |event| {
-                    event["fields"]["message"]
-                        .as_str()
-                        .is_some_and(|text| text.contains("attached again"))
-                })?;
+            mesh.daemon(&a)?.wait_for_log("attached_again", |event| {
+                event["fields"]["message"]
+                    .as_str()
+                    .is_some_and(|text| text.contains("attached again"))
+            })?;
             mesh.daemon(&a)?.wait_until_ready()?;
             let ended = client.connect(to, script.clone())?;
-            ensure(ended.is_well(), || format!("after the cgroup came back: {ended:?}"))?;
+            ensure(ended.is_well(), || {
+                format!("after the cgroup came back: {ended:?}")
+            })?;
             listening.ended_well(1)?;
         }
         let report = mesh.wire()?;

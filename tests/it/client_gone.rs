@@ -11,14 +11,20 @@ fn client_gone() -> Result {
         let mut server = pair.server.serve(
             8080,
             [
-                Step::Receive { bytes: 4 << 20, seed: 1 },
+                Step::Receive {
+                    bytes: 4 << 20,
+                    seed: 1,
+                },
                 Step::Say("enough".into()),
                 Step::ReceiveToEnd { seed: 1 },
             ],
         )?;
         for family in Family::BOTH {
             let upload = [
-                Step::Send { bytes: 4 << 20, seed: 1 },
+                Step::Send {
+                    bytes: 4 << 20,
+                    seed: 1,
+                },
                 Step::Hear("enough".into()),
                 Step::Hold,
             ];
@@ -36,7 +42,10 @@ fn client_gone() -> Result {
         let _endless = pair.server.serve(8081, [Step::SendForEver { seed: 2 }])?;
         for family in Family::BOTH {
             let download = [
-                Step::Receive { bytes: 4 << 20, seed: 2 },
+                Step::Receive {
+                    bytes: 4 << 20,
+                    seed: 2,
+                },
                 Step::Hold,
                 Step::ReceiveToEnd { seed: 2 },
             ];

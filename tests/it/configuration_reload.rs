@@ -22,7 +22,10 @@ fn configuration_reload() -> Result {
         daemon.wait_for_metrics("a refused reload", |metrics| {
             metrics.count("mtls_config_reloads_total", &[("result", "error")]) == 1
         })?;
-        ensure(daemon.log().contains("nodee"), || "the log names no mistake")?;
+        ensure(
+            daemon.log().contains("nodee"),
+            || "the log names no mistake",
+        )?;
         let ended = pair.client.connect(to, script.clone())?;
         ensure(ended.is_well(), || format!("after the mistake: {ended:?}"))?;
 

@@ -37,12 +37,18 @@ fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
     let _endless = pair.server.serve(
         8081,
         [
-            Step::Send { bytes: 8 << 20, seed: 1 },
+            Step::Send {
+                bytes: 8 << 20,
+                seed: 1,
+            },
             Step::SendForEver { seed: 4 },
         ],
     )?;
     let download = [
-        Step::Receive { bytes: 8 << 20, seed: 1 },
+        Step::Receive {
+            bytes: 8 << 20,
+            seed: 1,
+        },
         Step::Hold,
         Step::ReceiveToEnd { seed: 4 },
     ];
@@ -52,13 +58,19 @@ fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
     let mut takes = pair.server.serve(
         8082,
         [
-            Step::Receive { bytes: 8 << 20, seed: 2 },
+            Step::Receive {
+                bytes: 8 << 20,
+                seed: 2,
+            },
             Step::Say("more".into()),
             Step::ReceiveToEnd { seed: 3 },
         ],
     )?;
     let upload = [
-        Step::Send { bytes: 8 << 20, seed: 2 },
+        Step::Send {
+            bytes: 8 << 20,
+            seed: 2,
+        },
         Step::Hear("more".into()),
         Step::Hold,
         Step::SendForEver { seed: 3 },
@@ -80,7 +92,11 @@ fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
         format!("the upload's client: {cut:?}")
     })?;
     let cut = takes.ended()?;
-    ensure_eq(cut.error(), "ECONNRESET", "the upload ends at the server in")?;
+    ensure_eq(
+        cut.error(),
+        "ECONNRESET",
+        "the upload ends at the server in",
+    )?;
     ensure_eq(cut.corrupt_at, None, "corrupt bytes of the upload")?;
 
     if killed.name() == pair.a.name() {
@@ -105,9 +121,10 @@ fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
         if ended.is_well() {
             break;
         }
-        ensure(matches!(ended.error(), "ECONNREFUSED" | "ECONNRESET"), || {
-            format!("while the daemon comes back: {ended:?}")
-        })?;
+        ensure(
+            matches!(ended.error(), "ECONNREFUSED" | "ECONNRESET"),
+            || format!("while the daemon comes back: {ended:?}"),
+        )?;
         ensure(watch.elapsed() < Duration::from_secs(2), || {
             format!("no traffic two seconds after the restart: {ended:?}")
         })?;

@@ -10,7 +10,11 @@ fn daemon_restarted_under_load() -> Result {
     play("restarted-under-load", |scene| {
         let mut pair = Pair::start(scene)?;
         let _echo = pair.server.serve(8080, [Step::Echo])?;
-        let script = [Step::Exchange { bytes: 50_000, send: 1, receive: 1 }];
+        let script = [Step::Exchange {
+            bytes: 50_000,
+            send: 1,
+            receive: 1,
+        }];
         let servers = Family::BOTH.map(|family| pair.server.at(family, 8080));
         let task = Connect::to(servers[0], script)
             .to_each(&servers)
@@ -43,5 +47,7 @@ fn until_well(count: usize, mut next: impl FnMut() -> Result<Ended>) -> Result {
 
 fn judge(ended: &Ended) -> Result {
     let understood = matches!(ended.error(), "" | "ECONNREFUSED" | "ECONNRESET" | "EPIPE");
-    ensure(understood && ended.corrupt_at.is_none(), || format!("{ended:?}"))
+    ensure(understood && ended.corrupt_at.is_none(), || {
+        format!("{ended:?}")
+    })
 }

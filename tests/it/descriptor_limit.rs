@@ -23,12 +23,12 @@ fn descriptor_limit() -> Result {
         let mut first = client.connect_as(Connect::to(to, held.clone()).many(100, 100))?;
         ensure_eq(first.held()?, 100, "connections open at once")?;
         let mut crowd = client.connect_as(Connect::to(to, held).many(600, 600))?;
-        let refused = mesh
-            .daemon(&a)?
-            .wait_for_metrics("connections refused at the limit", |metrics| {
-                let limit = [("limit", "descriptors")];
-                metrics.count("mtls_limit_reached_total", &limit) > 0
-            });
+        let refused =
+            mesh.daemon(&a)?
+                .wait_for_metrics("connections refused at the limit", |metrics| {
+                    let limit = [("limit", "descriptors")];
+                    metrics.count("mtls_limit_reached_total", &limit) > 0
+                });
         crowd.process().kill()?;
         refused?;
         let log = mesh.daemon(&a)?.log();
@@ -37,9 +37,10 @@ fn descriptor_limit() -> Result {
         first.go()?;
         first.ended_well()?;
         // Closing takes a moment after the crowd has gone.
-        mesh.daemon(&a)?.wait_for_metrics("nothing open", |metrics| {
-            metrics.sum("mtls_connections_open", &[]) == 0.0
-        })?;
+        mesh.daemon(&a)?
+            .wait_for_metrics("nothing open", |metrics| {
+                metrics.sum("mtls_connections_open", &[]) == 0.0
+            })?;
         let ended = client.connect(to, hello)?;
         ensure(ended.is_well(), || format!("after the crowd: {ended:?}"))?;
         mesh.wire()?.ensure_only_tls()

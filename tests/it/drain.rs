@@ -15,10 +15,16 @@ fn drain_lets_connections_finish() -> Result {
             Step::Say("before".into()),
             Step::Hear("before".into()),
             Step::Hold,
-            Step::Exchange { bytes: 1 << 20, send: 1, receive: 1 },
+            Step::Exchange {
+                bytes: 1 << 20,
+                send: 1,
+                receive: 1,
+            },
         ];
         let to = pair.server.at(Family::V4, 8080);
-        let mut open = pair.client.connect_as(Connect::to(to, script).many(10, 10))?;
+        let mut open = pair
+            .client
+            .connect_as(Connect::to(to, script).many(10, 10))?;
         ensure_eq(open.held()?, 10, "connections open")?;
 
         pair.clients_daemon()?.begin_drain()?;
@@ -29,7 +35,8 @@ fn drain_lets_connections_finish() -> Result {
         open.go()?;
         open.ended_well()?;
         server.ended_well(10)?;
-        pair.clients_daemon()?.ensure_ends_well(Duration::from_secs(10))?;
+        pair.clients_daemon()?
+            .ensure_ends_well(Duration::from_secs(10))?;
         pair.ensure_private().map(drop)
     })
 }
@@ -38,14 +45,17 @@ fn drain_lets_connections_finish() -> Result {
 fn drain_resets_at_the_deadline() -> Result {
     play("drain-resets", |scene| {
         let mut pair = Pair::start_as(scene, |plan, _, _| plan.set("limits", "drain", "\"1s\""))?;
-        let mut server = pair.server.serve(8080, [Step::Hear("hi".into()), Step::ExpectEnd])?;
+        let mut server = pair
+            .server
+            .serve(8080, [Step::Hear("hi".into()), Step::ExpectEnd])?;
         let script = [Step::Say("hi".into()), Step::Hold, Step::ExpectEnd];
         let to = pair.server.at(Family::V6, 8080);
         let mut open = pair.client.connect_as(Connect::to(to, script))?;
         open.held()?;
         open.go()?;
         pair.clients_daemon()?.begin_drain()?;
-        pair.clients_daemon()?.ensure_ends_well(Duration::from_secs(10))?;
+        pair.clients_daemon()?
+            .ensure_ends_well(Duration::from_secs(10))?;
         ensure_eq(open.ended()?.error(), "ECONNRESET", "the client sees")?;
         ensure_eq(server.ended()?.error(), "ECONNRESET", "the server sees")?;
         pair.ensure_private().map(drop)

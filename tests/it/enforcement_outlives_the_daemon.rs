@@ -30,7 +30,9 @@ fn enforcement_outlives_the_daemon() -> Result {
         }
 
         let config = pair.clients_daemon()?.config().display().to_string();
-        let second = pair.clients_daemon()?.command(&["run", "--config", &config])?;
+        let second = pair
+            .clients_daemon()?
+            .command(&["run", "--config", &config])?;
         ensure(!second.status.success(), || "a second daemon took over")?;
         pair.ensure_nothing_in_clear().map(drop)
     })
@@ -87,6 +89,8 @@ fn removing_the_pins_removes_enforcement() -> Result {
 
 fn refused(from: &Pod, to: &Pod, family: Family) -> Result {
     let ended = from.connect(to.at(family, 8080), [Step::ExpectEnd])?;
-    ensure(ended.failed_to_connect(), || format!("{}: {ended:?}", from.name()))?;
+    ensure(ended.failed_to_connect(), || {
+        format!("{}: {ended:?}", from.name())
+    })?;
     ensure_eq(ended.error(), "ECONNREFUSED", from.name())
 }

@@ -51,7 +51,11 @@ fn excluded_ports_are_left_alone() -> Result {
 fn excluded_networks_are_left_alone() -> Result {
     play("excluded-networks", |scene| {
         let pair = Pair::start_as(scene, |plan, _, _| {
-            plan.set("network", "excluded", "[\"10.0.1.200/32\", \"fd00:1::c8/128\"]")
+            plan.set(
+                "network",
+                "excluded",
+                "[\"10.0.1.200/32\", \"fd00:1::c8/128\"]",
+            )
         })?;
         let printer = pair.a.pod_at("printer", 200)?;
         let _listening = printer.serve(8080, [Step::Echo])?;
@@ -87,7 +91,9 @@ fn outside_of_the_mesh_is_reached_or_refused() -> Result {
 /// A pod with addresses that lie in no network of the mesh.
 fn world_outside(pair: &Pair) -> Result<(Pod, [std::net::SocketAddr; 2])> {
     let world = pair.a.outsider("world")?;
-    world.netns().ip("addr add 198.51.100.7/32 dev lo\naddr add 2001:db8::7/128 dev lo nodad\n")?;
+    world
+        .netns()
+        .ip("addr add 198.51.100.7/32 dev lo\naddr add 2001:db8::7/128 dev lo nodad\n")?;
     let [v4, v6] = world.addresses();
     pair.a.netns().ip(&format!(
         "route add 198.51.100.7/32 via {v4}\nroute add 2001:db8::7/128 via {v6}\n"

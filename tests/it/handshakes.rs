@@ -23,7 +23,9 @@ fn handshakes() -> Result {
             "mtls_handshakes_total",
             &[("direction", "outbound"), ("result", "ok")],
         );
-        ensure((1..=WORKERS).contains(&made), || format!("{made} handshakes"))?;
+        ensure((1..=WORKERS).contains(&made), || {
+            format!("{made} handshakes")
+        })?;
         let avoided = metrics.count("mtls_handshakes_avoided_total", &[]);
         ensure_eq(avoided, 64 - made, "handshakes avoided")?;
         clients.go()?;
@@ -32,6 +34,10 @@ fn handshakes() -> Result {
 
         // The wire agrees with the counters.
         let report = pair.ensure_private()?;
-        ensure_eq(report.tls_connections() as u64, made, "handshakes on the wire")
+        ensure_eq(
+            report.tls_connections() as u64,
+            made,
+            "handshakes on the wire",
+        )
     })
 }

@@ -11,15 +11,29 @@ use mtls_tests::{Family, Pair, Result, ensure, ensure_eq, play};
 fn listeners() -> Result {
     play("listeners", |scene| {
         let mut pair = Pair::start(scene)?;
-        let apart = SocketKind { v6_only: true, ..SocketKind::default() };
+        let apart = SocketKind {
+            v6_only: true,
+            ..SocketKind::default()
+        };
         let both = SocketKind::default();
         let listeners = [
-            Serve::on(8080, [Step::Echo]).socket(SocketKind { no_reuse: true, ..apart }),
-            Serve::on(8081, [Step::Echo]).socket(SocketKind { mptcp: true, ..apart }),
-            Serve::on(8082, [Step::Echo]).only_at(Family::V6.any(8082)).socket(both),
+            Serve::on(8080, [Step::Echo]).socket(SocketKind {
+                no_reuse: true,
+                ..apart
+            }),
+            Serve::on(8081, [Step::Echo]).socket(SocketKind {
+                mptcp: true,
+                ..apart
+            }),
+            Serve::on(8082, [Step::Echo])
+                .only_at(Family::V6.any(8082))
+                .socket(both),
             Serve::on(8083, [Step::Echo])
                 .only_at(Family::V6.any(8083))
-                .socket(SocketKind { mptcp: true, ..both }),
+                .socket(SocketKind {
+                    mptcp: true,
+                    ..both
+                }),
             Serve::on(8084, [Step::Echo]).only_at(pair.server.at(Family::V4, 8084)),
             Serve::on(8085, [Step::Echo]).only_at(pair.server.at(Family::V6, 8085)),
         ];

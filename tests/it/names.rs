@@ -27,9 +27,17 @@ fn names() -> Result {
         let client = talk(&pair, Connect::to(mapped(to), []))?;
         ensure_eq(client.peer, Some(mapped(to)), "whom the client sees")?;
         let own = client.local.map(|address| address.ip().to_canonical());
-        ensure_eq(own, Some(pair.client.address(Family::V4)), "the client itself")?;
+        ensure_eq(
+            own,
+            Some(pair.client.address(Family::V4)),
+            "the client itself",
+        )?;
         let seen = &server.ended_well(1)?[0];
-        ensure_eq(seen.peer, client.local.map(canonical), "whom the server sees")?;
+        ensure_eq(
+            seen.peer,
+            client.local.map(canonical),
+            "whom the server sees",
+        )?;
 
         pair.ensure_private().map(drop)
     })

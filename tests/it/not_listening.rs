@@ -17,19 +17,24 @@ fn not_listening() -> Result {
                 pair.client.connect(pair.server.at(family, 8080), script)?;
             }
             let closed = pair.server.at(family, if warm { 9 } else { 7 });
-            let first = pair.client.connect(closed, [Step::ReceiveToEnd { seed: 1 }])?;
+            let first = pair
+                .client
+                .connect(closed, [Step::ReceiveToEnd { seed: 1 }])?;
             ensure(
                 matches!(first.error(), "ECONNRESET" | "ECONNREFUSED"),
                 || format!("the first attempt: {first:?}"),
             )?;
-            let second = pair.client.connect(closed, [Step::ReceiveToEnd { seed: 1 }])?;
+            let second = pair
+                .client
+                .connect(closed, [Step::ReceiveToEnd { seed: 1 }])?;
             ensure(second.failed_to_connect(), || format!("{second:?}"))?;
             ensure_eq(second.error(), "ECONNREFUSED", "the second attempt")?;
         }
         let refused = [("direction", "inbound"), ("reason", "dial_failed")];
-        pair.servers_daemon()?.wait_for_metrics("dials that failed", |metrics| {
-            metrics.count("mtls_connections_refused_total", &refused) >= 3
-        })?;
+        pair.servers_daemon()?
+            .wait_for_metrics("dials that failed", |metrics| {
+                metrics.count("mtls_connections_refused_total", &refused) >= 3
+            })?;
         pair.ensure_private().map(drop)
     })
 }

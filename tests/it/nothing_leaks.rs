@@ -16,7 +16,10 @@ fn nothing_leaks() -> Result {
         let _server = pair.server.serve(8080, [Step::Echo])?;
         let nodes = [pair.a.clone(), pair.b.clone()];
         open_and_close(&pair, WARM_UP)?;
-        let before = [measure(&mut pair, &nodes[0])?, measure(&mut pair, &nodes[1])?];
+        let before = [
+            measure(&mut pair, &nodes[0])?,
+            measure(&mut pair, &nodes[1])?,
+        ];
         open_and_close(&pair, CONNECTIONS)?;
         for (node, before) in nodes.iter().zip(before) {
             let after = measure(&mut pair, node)?;

@@ -11,21 +11,42 @@ fn operators_view() -> Result {
         let mut pair = Pair::start(scene)?;
         let mut server = pair.server.serve(8080, [Step::Echo])?;
         let to = pair.server.at(Family::V4, 8080);
-        let script = [Step::Say("hello".into()), Step::Hear("hello".into()), Step::Hold];
+        let script = [
+            Step::Say("hello".into()),
+            Step::Hear("hello".into()),
+            Step::Hold,
+        ];
         let mut client = pair.client.connect_as(Connect::to(to, script))?;
         client.held()?;
 
         let mut ids = Vec::new();
         for (daemon, direction) in pair.mesh.daemons().iter().zip(["outbound", "inbound"]) {
             let status = daemon.status()?;
-            ensure(workloads(&status).all(|w| w["state"] == "ready"), || status.to_string())?;
+            ensure(workloads(&status).all(|w| w["state"] == "ready"), || {
+                status.to_string()
+            })?;
             let answer = daemon.ask("connections")?;
-            let open = answer["connections"].as_array().cloned().unwrap_or_default();
+            let open = answer["connections"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             ensure_eq(open.len(), 1, "open connections")?;
-            ensure_eq(open[0]["direction"].as_str(), Some(direction), "its direction")?;
-            ensure_eq(open[0]["source"].as_str(), Some("spiffe://example.org/client"), "source")?;
+            ensure_eq(
+                open[0]["direction"].as_str(),
+                Some(direction),
+                "its direction",
+            )?;
+            ensure_eq(
+                open[0]["source"].as_str(),
+                Some("spiffe://example.org/client"),
+                "source",
+            )?;
             let destination = open[0]["destination"].as_str();
-            ensure_eq(destination, Some("spiffe://example.org/server"), "destination")?;
+            ensure_eq(
+                destination,
+                Some("spiffe://example.org/server"),
+                "destination",
+            )?;
             ids.push(open[0]["id"].clone());
             for path in ["/healthz", "/readyz"] {
                 let (status, body) = daemon.get(path)?;
@@ -42,10 +63,22 @@ fn operators_view() -> Result {
                 line["fields"]["id"] == ids[0]
             })?;
             let fields = &line["fields"];
-            ensure_eq(fields["source"].as_str(), Some("spiffe://example.org/client"), "source")?;
+            ensure_eq(
+                fields["source"].as_str(),
+                Some("spiffe://example.org/client"),
+                "source",
+            )?;
             let destination = fields["destination"].as_str();
-            ensure_eq(destination, Some("spiffe://example.org/server"), "destination")?;
-            ensure_eq(fields["original_dst"].as_str(), Some(&*to.to_string()), "destination")?;
+            ensure_eq(
+                destination,
+                Some("spiffe://example.org/server"),
+                "destination",
+            )?;
+            ensure_eq(
+                fields["original_dst"].as_str(),
+                Some(&*to.to_string()),
+                "destination",
+            )?;
             ensure_eq(fields["bytes_to_server"].as_u64(), Some(5), "bytes")?;
             ensure_eq(fields["reason"].as_str(), Some("done"), "reason")?;
         }

@@ -20,9 +20,9 @@ fn own_address() -> Result {
             ensure_eq(seen.peer, ended.local, "whom the server sees")?;
         }
         for service in ["10.96.0.1:80", "[fd96::1]:80"] {
-            let to = service.parse().map_err(|e| {
-                mtls_tests::Error::Unexpected(format!("{service}: {e}"))
-            })?;
+            let to = service
+                .parse()
+                .map_err(|e| mtls_tests::Error::Unexpected(format!("{service}: {e}")))?;
             let ended = pair.client.connect(to, script.clone())?;
             ensure(ended.is_well(), || format!("{service}: {ended:?}"))?;
             ensure_eq(ended.peer, Some(to), "whom the client sees")?;

@@ -10,7 +10,11 @@ fn own_loopback() -> Result {
         for port in [1, 80, 8080, 15001, 15006, 15008, 15020, 32768, 60999, 65535] {
             for family in Family::BOTH {
                 let at = family.loopback(port);
-                let kind = SocketKind { no_reuse: true, v6_only: true, ..SocketKind::default() };
+                let kind = SocketKind {
+                    no_reuse: true,
+                    v6_only: true,
+                    ..SocketKind::default()
+                };
                 let task = Serve::on(port, [Step::Echo]).only_at(at).socket(kind);
                 let mut server = pair.client.serve_as(task)?;
                 let script = [Step::Say("hi".into()), Step::Hear("hi".into())];

@@ -16,7 +16,11 @@ fn same_node() -> Result {
         let mut listening = server.serve(8080, [Step::Echo])?;
         for family in Family::BOTH {
             let to = server.at(family, 8080);
-            let exchange = Step::Exchange { bytes: 1 << 20, send: 1, receive: 1 };
+            let exchange = Step::Exchange {
+                bytes: 1 << 20,
+                send: 1,
+                receive: 1,
+            };
             let ended = client.connect(to, [exchange])?;
             ensure(ended.is_well(), || format!("{ended:?}"))?;
             ensure_eq(ended.peer, Some(to), "whom the client sees")?;

@@ -14,7 +14,11 @@ fn thousand_connections() -> Result {
                 Step::Say("before".into()),
                 Step::Hear("before".into()),
                 Step::Hold,
-                Step::Exchange { bytes: 20_000, send: 1, receive: 1 },
+                Step::Exchange {
+                    bytes: 20_000,
+                    send: 1,
+                    receive: 1,
+                },
             ];
             let task = Connect::to(pair.server.at(family, 8080), script).many(1000, 1000);
             let mut clients = pair.client.connect_as(task)?;

@@ -21,9 +21,8 @@ fn udp_passes() -> Result {
 #[test]
 fn udp_is_refused() -> Result {
     play("udp-refused", |scene| {
-        let mut pair = Pair::start_as(scene, |plan, _, _| {
-            plan.set("network", "udp", "\"refuse\"")
-        })?;
+        let mut pair =
+            Pair::start_as(scene, |plan, _, _| plan.set("network", "udp", "\"refuse\""))?;
         let _echo = pair.server.udp_echo(5353)?;
         for family in Family::BOTH {
             for how in [UdpHow::Connected, UdpHow::SendTo] {

@@ -14,14 +14,34 @@ fn ways_to_connect() -> Result {
             pod.netns().sysctl("net/ipv4/tcp_fastopen", "0x603")?;
         }
         let plain = SocketKind::default();
-        let mptcp = SocketKind { mptcp: true, ..plain };
-        let v6_only = SocketKind { v6_only: true, ..plain };
-        let fast = SocketKind { fast_open: true, ..v6_only };
+        let mptcp = SocketKind {
+            mptcp: true,
+            ..plain
+        };
+        let v6_only = SocketKind {
+            v6_only: true,
+            ..plain
+        };
+        let fast = SocketKind {
+            fast_open: true,
+            ..v6_only
+        };
         let mut ended = 0;
         let mut to_plain = pair.server.serve(8080, [Step::Echo])?;
-        let mut to_fast = pair.server.serve_as(Serve::on(8081, [Step::Echo]).socket(fast))?;
+        let mut to_fast = pair
+            .server
+            .serve_as(Serve::on(8081, [Step::Echo]).socket(fast))?;
 
-        let talk = [Step::Send { bytes: 10_000, seed: 1 }, Step::Receive { bytes: 10_000, seed: 1 }];
+        let talk = [
+            Step::Send {
+                bytes: 10_000,
+                seed: 1,
+            },
+            Step::Receive {
+                bytes: 10_000,
+                seed: 1,
+            },
+        ];
         for family in Family::BOTH {
             for how in [
                 How::NonBlocking,

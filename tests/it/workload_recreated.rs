@@ -24,7 +24,9 @@ fn workload_recreated() -> Result {
             mesh.forget(&server);
             drop(server);
             let cut = open.ended()?;
-            ensure(matches!(cut.error(), "ECONNRESET" | ""), || format!("{cut:?}"))?;
+            ensure(matches!(cut.error(), "ECONNRESET" | ""), || {
+                format!("{cut:?}")
+            })?;
 
             server = b.pod_at("server", number)?;
             mesh.remember(&server);

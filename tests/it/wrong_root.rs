@@ -25,7 +25,10 @@ fn wrong_root() -> Result {
                 || format!("{ended:?}"),
             )?;
         }
-        ensure(listening.has_nothing_to_tell()?, || "the server was reached")?;
+        ensure(
+            listening.has_nothing_to_tell()?,
+            || "the server was reached",
+        )?;
         let reason = [("direction", "outbound"), ("reason", "unknown_issuer")];
         mesh.daemon(&a)?
             .wait_for_metrics("refused certificates", |metrics| {

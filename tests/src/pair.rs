@@ -28,10 +28,7 @@ impl Pair {
     }
 
     /// With what the story changes in the plan of its client and server.
-    pub fn start_as(
-        scene: &Scene,
-        change: impl FnOnce(Plan, &Pod, &Pod) -> Plan,
-    ) -> Result<Self> {
+    pub fn start_as(scene: &Scene, change: impl FnOnce(Plan, &Pod, &Pod) -> Plan) -> Result<Self> {
         let (a, b) = two_nodes(scene)?;
         let (client, server) = (a.pod("client")?, b.pod("server")?);
         let plan = change(Plan::of([&client, &server]), &client, &server);

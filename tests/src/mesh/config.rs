@@ -166,8 +166,13 @@ impl Plan {
 impl Ca {
     /// A plan in which this authority issues one node's certificates.
     pub fn on(&self, node: &Node, plan: Plan) -> Plan {
-        plan.set_on(node, "identity.disk-ca", "certificate", &path(&self.certificate))
-            .set_on(node, "identity.disk-ca", "key", &path(&self.key))
+        plan.set_on(
+            node,
+            "identity.disk-ca",
+            "certificate",
+            &path(&self.certificate),
+        )
+        .set_on(node, "identity.disk-ca", "key", &path(&self.key))
     }
 }
 

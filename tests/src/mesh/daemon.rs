@@ -204,7 +204,9 @@ impl Daemon {
     /// Takes its enforcement away, by its own command.
     pub fn detach(&self) -> Result {
         let pins = self.pins().to_string_lossy().into_owned();
-        self.command(&["detach", "--pins", &pins])?.success().map(drop)
+        self.command(&["detach", "--pins", &pins])?
+            .success()
+            .map(drop)
     }
 
     /// Takes its enforcement away without it.
