@@ -1,8 +1,11 @@
 //! One daemon a node that carries the TCP connections of the enrolled
 //! workloads in mutual TLS.
 //!
-//! The modules stand in the order in which one connection meets them; read
-//! them from top to bottom to follow it from the kernel to its peer.
+//! The modules stand from the ground up; read them so to learn the words, or
+//! follow one connection: [`listener`] accepts what the kernel captured,
+//! [`outbound`] finds its destination and takes a tunnel from the [`pool`],
+//! [`tunnel`] moves its bytes; at the peer, [`inbound`] authorises it and
+//! [`dial`] delivers it.
 
 // Leaves: words that every other module uses.
 pub mod access_log;
@@ -11,6 +14,7 @@ pub mod cgroup2;
 pub mod clock;
 pub mod heartbeat;
 pub mod metrics;
+pub mod netns;
 pub mod reason;
 pub mod refused;
 pub mod spiffe;
@@ -22,38 +26,39 @@ pub mod directory;
 pub mod facts;
 pub mod identity;
 pub mod policy;
-
-// Kernel: the hooks and what they hand over; the workloads' network namespaces.
-pub mod kernel;
-pub mod netns;
 pub mod workload;
+
+// Kernel: the hooks, and what they hand over.
+pub mod kernel;
 
 // The wire: what goes between two daemons.
 pub mod tls;
 pub mod tunnel;
 
-// The walk: one connection, from the kernel to its peer.
-pub mod listener;
-
+// Carriage: what both directions of the walk share.
 pub mod credentials;
+pub mod flow;
 pub mod handshake;
-pub mod health;
-pub mod outbound;
-pub mod pool;
 pub mod tunnels;
+
+// The walk: one connection, from the kernel to its peer.
+pub mod health;
+pub mod listener;
+pub mod pool;
+
+pub mod outbound;
 
 pub mod dial;
 pub mod inbound;
 
-pub mod flow;
 pub mod worker;
 
 // Operations: what is seen from outside, and the whole.
 pub mod admin;
-pub mod app;
 pub mod log;
-pub mod node;
-pub mod readiness;
 
+pub mod node;
+
+pub mod app;
 #[cfg(test)]
 mod generated;

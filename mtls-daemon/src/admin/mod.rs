@@ -6,6 +6,7 @@ pub mod client;
 mod door;
 mod observe;
 mod operate;
+pub mod readiness;
 pub mod reply;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -14,9 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use super::readiness::{self, Verdict};
 use crate::log;
 use crate::metrics::{self, NodeFigures};
-use crate::readiness::{self, Verdict};
 
 use super::Desk;
 use super::door::Limits;

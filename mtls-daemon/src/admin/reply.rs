@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::readiness::Verdict;
+use super::readiness::Verdict;
 use crate::reason::Reason;
 
 use super::text;

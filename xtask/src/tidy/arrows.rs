@@ -21,17 +21,23 @@ const fn room(name: &'static str, modules: &'static str) -> Room {
 const FLOORS: &[&[Room]] = &[
     &[room(
         "leaves",
-        "addr drain heartbeat reason refused spiffe trace metrics access_log",
+        "addr cgroup2 clock heartbeat netns reason refused spiffe trace metrics access_log",
     )],
     &[room(
         "facts",
         "config identity directory workload policy facts",
     )],
-    &[room("kernel", "netns kernel"), room("wire", "tls tunnel")],
+    &[room("kernel", "kernel"), room("wire", "tls tunnel")],
+    &[room("carriage", "credentials handshake tunnels flow")],
     &[room("pool", "health pool"), room("listener", "listener")],
-    &[room("outbound", "outbound"), room("inbound", "inbound")],
-    &[room("ops", "log admin readiness cli")],
-    &[room("app", "app")],
+    &[
+        room("outbound", "outbound"),
+        room("inbound", "dial inbound"),
+    ],
+    &[room("worker", "worker")],
+    &[room("ops", "log admin cli")],
+    &[room("node", "node")],
+    &[room("app", "app generated")],
 ];
 
 const SOURCES: &str = "mtls-daemon/src/";
@@ -98,8 +104,8 @@ fn forbidden(from: &str, path: &[String]) -> Option<String> {
         ));
     }
     let attaches = to == "kernel" && path.get(1).is_some_and(|item| item == "Kernel");
-    (attaches && from != "app")
-        .then(|| format!("{from} may not use kernel::Kernel: only app loads and attaches"))
+    (attaches && !matches!(from, "app" | "node"))
+        .then(|| format!("{from} may not use kernel::Kernel: only app and node load and attach"))
 }
 
 struct Place {
@@ -278,7 +284,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "mtls-daemon/src/inbound.rs:1: inbound may not use kernel::Kernel: only app loads and attaches"
+                "mtls-daemon/src/inbound.rs:1: inbound may not use kernel::Kernel: only app and node load and attach"
             ]
         );
     }

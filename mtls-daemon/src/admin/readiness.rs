@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::admin::view::{NodeStatus, Phase, WorkloadState};
+use super::view::{NodeStatus, Phase, WorkloadState};
 use crate::metrics::KernelFigures;
 
 /// A thread that was silent for longer is stuck.
@@ -103,8 +103,8 @@ pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples;
     use super::*;
-    use crate::admin::samples;
     use crate::metrics::HookState;
     use crate::reason::Reason;
 
