@@ -1,9 +1,8 @@
 //! What the rest of the daemon holds: a loop, its tunnels, their requests and
 //! streams. All of it stays on the loop's thread.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,52 +10,106 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::endpoint::{Endpoint, Role};
+use super::event_loop::{Inner, Orphan, State};
+use super::flow::{FlowKey, is};
 use super::outcome::{Carried, ConnectError, Cut, TunnelEnd};
+use super::poller::Token;
+use super::records::{Records, Rustls};
 use super::request::ConnectRequest;
-use super::settings::{Settings, Stats};
+use super::settings::{Settings, Stats, count};
+use super::slot::{Parts, Slot, carried, nothing_carried, park, unanswered};
 
 /// The one loop of a data thread: it moves the bytes of all its tunnels.
 #[derive(Clone)]
-pub struct Loop(Local);
-
-/// Keeps a handle on its thread.
-type Local = PhantomData<Rc<()>>;
+pub struct Loop(Rc<Inner>);
 
 impl Loop {
     /// A loop with no tunnels. Must be called within the thread's runtime.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        let _ = settings;
-        Ok(Self(PhantomData))
+        Ok(Self(Rc::new(Inner::new(settings)?)))
     }
 
-    /// Turns until the kernel refuses to: spawn it once on the thread.
+    /// Turns until the kernel refuses to tell events: spawn it once on the
+    /// thread. Nothing moves without it.
     pub async fn run(&self) -> io::Error {
-        not_wired()
+        self.0.run().await
     }
 
     /// Puts a tunnel on the loop, after a finished handshake.
-    pub fn client(&self, _socket: TcpStream, _tls: rustls::ClientConnection) -> io::Result<Tunnel> {
-        not_wired()
+    pub fn client(&self, socket: TcpStream, tls: rustls::ClientConnection) -> io::Result<Tunnel> {
+        self.add(Role::Client, socket, Box::new(Rustls::new(tls)))
     }
 
     /// The same for a tunnel that a peer has opened.
     pub fn server(
         &self,
-        _socket: TcpStream,
-        _tls: rustls::ServerConnection,
+        socket: TcpStream,
+        tls: rustls::ServerConnection,
     ) -> io::Result<(Tunnel, Incoming)> {
-        not_wired()
+        let tunnel = self.add(Role::Server, socket, Box::new(Rustls::new(tls)))?;
+        let incoming = Incoming(tunnel.clone());
+        Ok((tunnel, incoming))
     }
 
     /// What the loop has counted.
     pub fn stats(&self) -> &Stats {
-        not_wired()
+        &self.0.stats
+    }
+
+    fn add(&self, role: Role, socket: TcpStream, records: Box<dyn Records>) -> io::Result<Tunnel> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        let index = self.0.with(|state| {
+            let index = u32::try_from(state.tunnels.vacant_key()).unwrap_or(u32::MAX);
+            let token = Token::Tunnel(index);
+            state.shared.poller.watch_tunnel(&socket, token)?;
+            let endpoint = Endpoint::new(index, role, socket, records, &state.shared);
+            state.tunnels.insert(endpoint);
+            state.shared.rearm = true;
+            state.schedule(index);
+            count(&state.shared.stats.tunnels, 1);
+            io::Result::Ok(index)
+        })?;
+        Ok(Tunnel(Rc::new(Held {
+            inner: Rc::clone(&self.0),
+            index,
+        })))
     }
 }
 
 /// A tunnel. It drains when the last handle to it is dropped.
 #[derive(Clone)]
-pub struct Tunnel(Local);
+pub struct Tunnel(Rc<Held>);
+
+struct Held {
+    inner: Rc<Inner>,
+    index: u32,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.inner.orphan(Orphan::Tunnel(self.index));
+    }
+}
+
+impl Held {
+    /// Works on the tunnel, whose slot lasts as long as this handle.
+    fn with<R>(&self, f: impl FnOnce(&mut Endpoint, &mut Parts<'_>) -> R) -> Option<R> {
+        self.inner.with(|state| {
+            let State {
+                tunnels,
+                flows,
+                shared,
+                ..
+            } = state;
+            let tunnel = tunnels.get_mut(self.index as usize)?;
+            let result = f(tunnel, &mut Parts { flows, shared });
+            state.schedule(self.index);
+            Some(result)
+        })
+    }
+}
 
 impl Tunnel {
     /// Asks the peer to connect, and waits for its answer. Dropping the future
@@ -66,140 +119,238 @@ impl Tunnel {
     }
 
     /// Sends the request and does not wait.
-    pub fn open(&self, _request: &ConnectRequest) -> Result<Opening, ConnectError> {
-        not_wired()
+    pub fn open(&self, request: &ConnectRequest) -> Result<Opening, ConnectError> {
+        let opened = self
+            .0
+            .with(|tunnel, parts| tunnel.open(request, parts.flows, parts.shared));
+        let key = opened.unwrap_or(Err(ConnectError::GoingAway))?;
+        Ok(Opening(self.slot(key)))
     }
 
     /// Whether one more stream could be opened now.
     pub fn has_room(&self) -> bool {
-        not_wired()
+        self.0.with(|tunnel, _| tunnel.has_room()).unwrap_or(false)
     }
 
-    /// Flows that are open.
+    /// Flows that have not ended.
     pub fn flows(&self) -> usize {
-        not_wired()
+        self.0.with(|tunnel, _| tunnel.flows).unwrap_or(0)
     }
 
-    /// Whether the tunnel lives and is not draining.
+    /// Whether the tunnel lives and neither side drains it.
     pub fn is_open(&self) -> bool {
-        not_wired()
+        self.0.with(|tunnel, _| tunnel.is_open()).unwrap_or(false)
     }
 
     /// Takes no new flows, tells the peer so, and closes after the last one.
     pub fn drain(&self) {
-        not_wired()
+        self.0.with(|tunnel, parts| tunnel.drain(parts.shared));
     }
 
     /// Resets every flow and closes.
-    pub fn abort(&self, _why: Cut) {
-        not_wired()
+    pub fn abort(&self, why: Cut) {
+        self.0
+            .with(|tunnel, parts| tunnel.abort(why, parts.flows, parts.shared));
     }
 
     /// Waits for the tunnel's end. Any number may wait.
     pub async fn closed(&self) -> TunnelEnd {
-        not_wired()
+        poll_fn(|cx| {
+            let polled = self.0.with(|tunnel, _| match tunnel.end() {
+                Some(end) => Poll::Ready(end.clone()),
+                None => {
+                    if !tunnel.watchers.iter().any(|w| w.will_wake(cx.waker())) {
+                        tunnel.watchers.push(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            });
+            polled.unwrap_or(Poll::Ready(TunnelEnd::Drained))
+        })
+        .await
     }
 
     /// Since when the tunnel has had no flow; `None` while it has any.
     pub fn idle_since(&self) -> Option<Instant> {
-        not_wired()
+        self.0.with(|tunnel, _| tunnel.idle_since).flatten()
+    }
+
+    fn slot(&self, key: FlowKey) -> Slot {
+        Slot {
+            inner: Rc::clone(&self.0.inner),
+            tunnel: self.0.index,
+            key,
+        }
     }
 }
 
 /// The requests of a peer. Dropping it refuses further ones.
-pub struct Incoming(Local);
+pub struct Incoming(Tunnel);
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let held = &self.0.0;
+        held.inner.orphan(Orphan::Incoming(held.index));
+    }
+}
 
 impl Incoming {
     /// The next request; `None` when the tunnel has ended.
     pub async fn next(&mut self) -> Option<Request> {
-        not_wired()
+        poll_fn(|cx| {
+            let polled = self.0.0.with(|tunnel, parts| {
+                if let Some(key) = tunnel.incoming.pop_front() {
+                    let flow = parts.flows.get_mut(key.index as usize)?;
+                    return Some(Poll::Ready((key, flow.head.take()?)));
+                }
+                tunnel.end().is_none().then(|| {
+                    park(&mut tunnel.incoming_waiter, cx);
+                    Poll::Pending
+                })
+            });
+            match polled.flatten() {
+                Some(Poll::Ready((key, head))) => Poll::Ready(Some(Request {
+                    slot: self.0.slot(key),
+                    head,
+                })),
+                Some(Poll::Pending) => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        })
+        .await
     }
 }
 
 /// A peer's request that waits for its answer. Dropping it resets the stream.
-pub struct Request(Local);
+pub struct Request {
+    slot: Slot,
+    head: Box<ConnectRequest>,
+}
 
 impl Request {
     /// What the peer asks for.
     pub fn head(&self) -> &ConnectRequest {
-        not_wired()
+        &self.head
     }
 
     /// Answers 200: the application is connected.
     pub fn accept(self) -> Stream {
-        not_wired()
+        self.slot.respond(200);
+        Stream(self.slot)
     }
 
     /// Answers with another status and ends the stream.
-    pub fn refuse(self, _status: u16) {
-        not_wired()
+    pub fn refuse(self, status: u16) {
+        debug_assert!(!(200..300).contains(&status), "that would be an acceptance");
+        self.slot.respond(status);
     }
 
     /// Returns when nobody waits for the answer any more: the peer has reset
     /// the stream, or the tunnel has ended.
     pub async fn reset(&self) {
-        not_wired()
+        self.slot.until(|flow| flow.has_ended().then_some(())).await;
     }
 }
 
 /// A request that was sent and not yet answered. Dropping it resets the stream.
-pub struct Opening(Local);
+pub struct Opening(Slot);
 
 impl Opening {
     /// Waits for the peer's answer.
     pub async fn answer(self) -> Result<Stream, ConnectError> {
-        not_wired()
+        let refused = self
+            .0
+            .until(|flow| match flow.outcome.take() {
+                Some(outcome) => Some(Some(unanswered(*outcome))),
+                None => flow.is(is::ANSWERED).then_some(None),
+            })
+            .await;
+        match refused.unwrap_or(Some(ConnectError::GoingAway)) {
+            Some(refused) => Err(refused),
+            None => Ok(Stream(self.0)),
+        }
+    }
+
+    /// Gives the application's socket to the loop before the answer is there,
+    /// which saves a round trip: its first bytes follow right behind the
+    /// request. If the peer refuses, they are gone, and the application is
+    /// reset. Only for peers that hold early bytes back until they have
+    /// authorised the request.
+    pub async fn carry_early(self, app: TcpStream) -> Result<Carried, ConnectError> {
+        self.0.attach(app);
+        let carry = Carry(self.0);
+        poll_fn(|cx| {
+            let polled = carry.0.poll(cx, |flow| {
+                let outcome = *flow.outcome.take()?;
+                Some(if flow.is(is::ANSWERED) {
+                    Ok(carried(flow, outcome))
+                } else {
+                    Err(unanswered(outcome))
+                })
+            });
+            polled.map(|done| done.unwrap_or(Err(ConnectError::GoingAway)))
+        })
+        .await
     }
 }
 
 /// A stream that both sides agreed on. Dropping it resets it.
-pub struct Stream(Local);
+pub struct Stream(Slot);
 
 impl Stream {
     /// Gives the application's socket to the loop, which moves the bytes until
     /// both halves have ended. The socket must be non-blocking and carry
     /// `SO_LINGER {1,0}`: it is closed in order only at an orderly end, and
     /// reset at any other. Dropping the future resets both sides.
-    pub fn carry(self, _app: TcpStream) -> Carry {
-        not_wired()
+    pub fn carry(self, app: TcpStream) -> Carry {
+        self.0.attach(app);
+        Carry(self.0)
     }
 }
 
 /// A flow that is being carried.
-pub struct Carry(Local);
+pub struct Carry(Slot);
 
 impl Carry {
     /// Ends it now: resets both sides.
-    pub fn cut(self, _why: Cut) -> Carried {
-        not_wired()
+    pub fn cut(self, why: Cut) -> Carried {
+        self.0.cut(why)
     }
 
     /// A handle to read how much it has moved so far.
     pub fn progress(&self) -> Progress {
-        not_wired()
+        Progress {
+            inner: Rc::clone(&self.0.inner),
+            key: self.0.key,
+        }
     }
 }
 
 impl Future for Carry {
     type Output = Carried;
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Carried> {
-        not_wired()
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Carried> {
+        let polled = self.0.poll(cx, |flow| {
+            let outcome = *flow.outcome.take()?;
+            Some(carried(flow, outcome))
+        });
+        polled.map(|done| done.unwrap_or_else(nothing_carried))
     }
 }
 
 /// Reads how much a flow has moved.
 #[derive(Clone)]
-pub struct Progress(Local);
+pub struct Progress {
+    inner: Rc<Inner>,
+    key: FlowKey,
+}
 
 impl Progress {
     /// Bytes to the peer and from it; `None` when the flow has ended.
     pub fn bytes(&self) -> Option<(u64, u64)> {
-        not_wired()
+        self.inner.with(|state| {
+            let flow = state.flow(self.key)?;
+            Some((flow.to_peer, flow.from_peer))
+        })
     }
-}
-
-#[expect(clippy::panic, reason = "only the signatures are there so far")]
-fn not_wired() -> ! {
-    panic!("the tunnel's loop is not wired yet")
 }

@@ -5,11 +5,27 @@
 //! joins its tunnel's loop: there is no task, channel or buffer for a flow,
 //! and everything that a turn of the loop has to say leaves in one write.
 
+mod control;
+mod endpoint;
+mod event_loop;
+mod flow;
 mod frame;
 mod handle;
+mod head;
+mod hpack;
+mod huffman;
+mod life;
+mod limits;
+mod out;
 mod outcome;
+mod poller;
+mod receive;
+mod records;
 mod request;
+mod serve;
 mod settings;
+mod slot;
+mod windows;
 
 pub use frame::code;
 pub use handle::{Carry, Incoming, Loop, Opening, Progress, Request, Stream, Tunnel};

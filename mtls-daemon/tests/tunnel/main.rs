@@ -1,0 +1,11 @@
+//! The tunnel against itself, against other HTTP/2 endpoints, and against
+//! hostile ones. Everything runs over real sockets on loopback.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a story that fails has to stop where it failed"
+)]
+
+mod pair;
+mod support;

@@ -1,0 +1,552 @@
+//! Two tunnels of ours against each other.
+
+use std::io::ErrorKind;
+
+use mtls_daemon::reason::Reason;
+use mtls_daemon::tunnel::{CarryEnd, ConnectError, Cut, Settings, TunnelEnd, code};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_local;
+
+use crate::support::*;
+
+#[test]
+fn a_request_and_its_answer() {
+    story(async {
+        let mut pair = pair().await;
+        let (asking, asked) = pair.asked().await;
+        assert_eq!(asked.head(), &request());
+        let far = asked.accept();
+        let near = asking.await.unwrap().unwrap();
+        let (mut client, near_app) = app().await;
+        let (mut server, far_app) = app().await;
+        let (near, far) = (near.carry(near_app), far.carry(far_app));
+        ping_pong(&mut client, &mut server).await;
+        assert_eq!(near.progress().bytes(), Some((4, 4)));
+        assert_eq!(pair.near.flows(), 1);
+        drop((client, server));
+        let (near, far) = tokio::join!(near, far);
+        assert!(matches!(near.end, CarryEnd::Done), "{near:?}");
+        assert!(matches!(far.end, CarryEnd::Done), "{far:?}");
+        assert_eq!((near.to_peer, near.from_peer), (4, 4));
+        assert_eq!(pair.near.flows() + pair.far.flows(), 0);
+        assert!(pair.near.idle_since().is_some());
+    });
+}
+
+#[test]
+fn bulk_both_ways_on_many_flows() {
+    story(async {
+        let mut pair = pair().await;
+        let mut tasks = vec![];
+        for n in 0..8 {
+            let mut flow = pair.flow().await;
+            tasks.push(spawn_local(async move {
+                let there = pattern(4 << 20, n + 1);
+                let back = pattern(4 << 20, n + 100);
+                let (mut client_read, mut client_write) = flow.client.split();
+                let (mut server_read, mut server_write) = flow.server.split();
+                let (mut got_there, mut got_back) = (vec![], vec![]);
+                tokio::join!(
+                    async {
+                        client_write.write_all(&there).await.unwrap();
+                        client_write.shutdown().await.unwrap();
+                    },
+                    async { server_read.read_to_end(&mut got_there).await.unwrap() },
+                    async {
+                        server_write.write_all(&back).await.unwrap();
+                        server_write.shutdown().await.unwrap();
+                    },
+                    async { client_read.read_to_end(&mut got_back).await.unwrap() },
+                );
+                assert!(got_there == there && got_back == back);
+                let (near, far) = tokio::join!(flow.near, flow.far);
+                assert!(matches!(near.end, CarryEnd::Done), "{near:?}");
+                assert!(matches!(far.end, CarryEnd::Done), "{far:?}");
+                assert_eq!((near.to_peer, near.from_peer), (4 << 20, 4 << 20));
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn either_half_may_end_first() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        let mut got = vec![];
+        flow.client.write_all(b"all I say").await.unwrap();
+        flow.client.shutdown().await.unwrap();
+        flow.server.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"all I say");
+        // The other half is still open, and long enough to fill every buffer.
+        let back = pattern(8 << 20, 7);
+        let (sent, got) = tokio::join!(
+            async {
+                flow.server.write_all(&back).await.unwrap();
+                flow.server.shutdown().await
+            },
+            async {
+                let mut got = vec![];
+                flow.client.read_to_end(&mut got).await.unwrap();
+                got
+            }
+        );
+        sent.unwrap();
+        assert!(got == back);
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+        assert!(matches!(flow.far.await.end, CarryEnd::Done));
+
+        let mut flow = pair.flow().await;
+        flow.server.shutdown().await.unwrap();
+        assert_eq!(flow.client.read(&mut [0]).await.unwrap(), 0);
+        flow.client.write_all(b"late").await.unwrap();
+        drop(flow.client);
+        let mut got = vec![];
+        flow.server.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"late");
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+        assert!(matches!(flow.far.await.end, CarryEnd::Done));
+    });
+}
+
+#[test]
+fn a_reset_of_either_application_reaches_the_other() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        reset(flow.client);
+        assert_eq!(
+            read_error(&mut flow.server).await,
+            ErrorKind::ConnectionReset
+        );
+        assert!(matches!(flow.near.await.end, CarryEnd::ResetByApp));
+        assert!(matches!(
+            flow.far.await.end,
+            CarryEnd::ResetByPeer(code::CANCEL)
+        ));
+
+        let mut flow = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        reset(flow.server);
+        assert_eq!(
+            read_error(&mut flow.client).await,
+            ErrorKind::ConnectionReset
+        );
+        assert!(matches!(flow.far.await.end, CarryEnd::ResetByApp));
+        assert!(matches!(
+            flow.near.await.end,
+            CarryEnd::ResetByPeer(code::CONNECT_ERROR)
+        ));
+    });
+}
+
+#[test]
+fn what_came_before_a_reset_arrives_before_it() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        flow.server
+            .write_all(b"an answer, then a reset")
+            .await
+            .unwrap();
+        reset(flow.server);
+        let mut got = [0; 23];
+        flow.client.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"an answer, then a reset");
+        assert_eq!(
+            read_error(&mut flow.client).await,
+            ErrorKind::ConnectionReset
+        );
+    });
+}
+
+#[test]
+fn a_reset_after_a_half_close_is_still_a_reset() {
+    story(async {
+        let mut pair = pair().await;
+        // The client is done and reads; its server's connection then fails.
+        let mut flow = pair.flow().await;
+        flow.client.shutdown().await.unwrap();
+        assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+        flow.server.write_all(b"a part").await.unwrap();
+        let mut got = [0; 6];
+        flow.client.read_exact(&mut got).await.unwrap();
+        reset(flow.server);
+        assert_eq!(
+            read_error(&mut flow.client).await,
+            ErrorKind::ConnectionReset
+        );
+        // The same with the tunnel failing instead.
+        let mut flow = pair.flow().await;
+        flow.client.shutdown().await.unwrap();
+        assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+        pair.far.abort(Cut(Reason::DrainDeadline));
+        assert_eq!(
+            read_error(&mut flow.client).await,
+            ErrorKind::ConnectionReset
+        );
+        assert!(
+            flow.server.write_all(b"more").await.is_err()
+                || read_error(&mut flow.server).await == ErrorKind::ConnectionReset
+        );
+    });
+}
+
+#[test]
+fn a_stalled_reader_moves_nobody() {
+    story(async {
+        let mut pair = pair().await;
+        let mut stalled = vec![];
+        for n in 0..32 {
+            let flow = pair.flow().await;
+            let (near, far) = (flow.near, flow.far);
+            spawn_local(async move { tokio::join!(near, far) });
+            let mut server = flow.server;
+            // More than every buffer on the way holds.
+            spawn_local(async move {
+                let _ = server.write_all(&pattern(32 << 20, n)).await;
+            });
+            stalled.push(flow.client);
+        }
+        let mut probe = pair.flow().await;
+        for _ in 0..200 {
+            ping_pong(&mut probe.client, &mut probe.server).await;
+        }
+        // And bulk still moves.
+        let bulk = pattern(16 << 20, 5);
+        let mut got = vec![0; bulk.len()];
+        tokio::join!(
+            async { probe.client.write_all(&bulk).await.unwrap() },
+            async { probe.server.read_exact(&mut got).await.unwrap() },
+        );
+        assert!(got == bulk);
+        // The stalled ones have lost nothing.
+        for (n, mut client) in stalled.into_iter().enumerate().take(4) {
+            let mut got = vec![0; 32 << 20];
+            client.read_exact(&mut got).await.unwrap();
+            assert!(got == pattern(32 << 20, n as u64));
+        }
+    });
+}
+
+#[test]
+fn windows_bound_what_a_stalled_application_costs() {
+    story(async {
+        let settings = Settings {
+            tunnel_growth: 0,
+            ..Settings::default()
+        };
+        let mut pair = pair_with(settings.clone(), settings).await;
+        let mut flow = pair.flow().await;
+        let bulk = pattern(8 << 20, 3);
+        let mut got = vec![0; bulk.len()];
+        tokio::join!(
+            async { flow.server.write_all(&bulk).await.unwrap() },
+            async { flow.client.read_exact(&mut got).await.unwrap() },
+        );
+        assert!(got == bulk);
+        assert!(pair.near_loop.stats().growth_denied.get() > 0);
+        assert_eq!(pair.far_loop.stats().growth_denied.get(), 0);
+    });
+}
+
+#[test]
+fn answers_other_than_200() {
+    story(async {
+        let mut pair = pair().await;
+        for status in [401, 503, 400] {
+            let (asking, asked) = pair.asked().await;
+            asked.refuse(status);
+            let refused = asking.await.unwrap().map(|_| ()).unwrap_err();
+            assert!(
+                matches!(refused, ConnectError::Refused { status: s } if s == status),
+                "{refused:?}"
+            );
+        }
+        let (asking, asked) = pair.asked().await;
+        drop(asked);
+        let reset = asking.await.unwrap().map(|_| ()).unwrap_err();
+        assert!(
+            matches!(reset, ConnectError::Reset(code::CANCEL)),
+            "{reset:?}"
+        );
+        assert_eq!(pair.near.flows() + pair.far.flows(), 0);
+    });
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_says_so() {
+    story(async {
+        let mut pair = pair().await;
+        let (asking, asked) = pair.asked().await;
+        asking.abort();
+        asked.reset().await;
+        // Accepting it is harmless, and carrying it resets the application.
+        let stream = asked.accept();
+        let (mut server, far_app) = app().await;
+        let end = stream.carry(far_app).await.end;
+        assert!(
+            matches!(end, CarryEnd::ResetByPeer(code::CANCEL)),
+            "{end:?}"
+        );
+        assert_eq!(read_error(&mut server).await, ErrorKind::ConnectionReset);
+        // One that is still in the queue just goes.
+        let opening = pair.near.open(&request()).unwrap();
+        drop(opening);
+        let (asking, asked) = pair.asked().await;
+        asked.refuse(503);
+        assert!(asking.await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn early_bytes_wait_for_the_answer() {
+    story(async {
+        let mut pair = pair().await;
+        let (mut client, near_app) = app().await;
+        client.write_all(b"early").await.unwrap();
+        client.shutdown().await.unwrap();
+        let early = pair.near.open(&request()).unwrap().carry_early(near_app);
+        let early = spawn_local(early);
+        let asked = pair.incoming.next().await.unwrap();
+        let (mut server, far_app) = app().await;
+        let far = asked.accept().carry(far_app);
+        let mut got = vec![];
+        server.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"early");
+        drop(server);
+        assert!(matches!(far.await.end, CarryEnd::Done));
+        let near = early.await.unwrap().unwrap();
+        assert!(matches!(near.end, CarryEnd::Done));
+        assert_eq!(near.to_peer, 5);
+
+        let (mut client, near_app) = app().await;
+        client.write_all(b"early").await.unwrap();
+        let early = pair.near.open(&request()).unwrap().carry_early(near_app);
+        let early = spawn_local(early);
+        pair.incoming.next().await.unwrap().refuse(401);
+        let refused = early.await.unwrap().unwrap_err();
+        assert!(matches!(refused, ConnectError::Refused { status: 401 }));
+        assert_eq!(read_error(&mut client).await, ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn draining_from_either_side_lets_flows_end() {
+    story(async {
+        for far_drains in [false, true] {
+            let mut pair = pair().await;
+            let mut flow = pair.flow().await;
+            if far_drains {
+                pair.far.drain();
+            } else {
+                pair.near.drain();
+            }
+            while pair.near.is_open() || pair.far.is_open() {
+                ping_pong(&mut flow.client, &mut flow.server).await;
+            }
+            let refused = pair.near.connect(&request()).await.map(|_| ()).unwrap_err();
+            assert!(matches!(refused, ConnectError::GoingAway), "{refused:?}");
+            assert!(refused.may_retry());
+            ping_pong(&mut flow.client, &mut flow.server).await;
+            drop((flow.client, flow.server));
+            assert!(matches!(flow.near.await.end, CarryEnd::Done));
+            assert!(matches!(flow.far.await.end, CarryEnd::Done));
+            let (near, far) = tokio::join!(pair.near.closed(), pair.far.closed());
+            assert!(matches!(near, TunnelEnd::Drained), "{near:?}");
+            assert!(matches!(far, TunnelEnd::Drained), "{far:?}");
+            assert!(pair.incoming.next().await.is_none());
+        }
+    });
+}
+
+#[test]
+fn the_last_handle_drains_its_tunnel() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        drop(pair.near);
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        drop((flow.client, flow.server));
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+        let far = pair.far.closed().await;
+        assert!(matches!(far, TunnelEnd::Drained), "{far:?}");
+    });
+}
+
+#[test]
+fn a_cut_resets_both_applications() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        let mut other = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        let carried = flow.far.cut(Cut(Reason::NotAuthorised));
+        assert!(matches!(
+            carried.end,
+            CarryEnd::Cut(Cut(Reason::NotAuthorised))
+        ));
+        assert_eq!((carried.to_peer, carried.from_peer), (4, 4));
+        for app in [&mut flow.client, &mut flow.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        ping_pong(&mut other.client, &mut other.server).await;
+        pair.near.abort(Cut(Reason::TunnelExpired));
+        for app in [&mut other.client, &mut other.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        assert_eq!(other.near.await.end.reason(), Reason::TunnelExpired);
+        assert_eq!(other.far.await.end.reason(), Reason::ResetByPeer);
+        assert!(matches!(pair.near.closed().await, TunnelEnd::Cut(_)));
+        // Told to go away and left without flows: from here, a drain.
+        assert!(matches!(pair.far.closed().await, TunnelEnd::Drained));
+    });
+}
+
+#[test]
+fn a_dropped_flow_is_reset() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        drop(flow.near);
+        for app in [&mut flow.client, &mut flow.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        assert!(matches!(
+            flow.far.await.end,
+            CarryEnd::ResetByPeer(code::CANCEL)
+        ));
+        assert_eq!(pair.near.flows(), 0);
+    });
+}
+
+#[test]
+fn a_slow_application_gets_everything_after_the_tunnel_is_gone() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        flow.client.shutdown().await.unwrap();
+        assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+        // As much as is taken without anybody reading at the other end.
+        let bulk = pattern(64 << 20, 9);
+        let mut sent = 0;
+        while let Ok(Ok(n)) = tokio::time::timeout(
+            std::time::Duration::from_millis(300),
+            flow.server.write(&bulk[sent..]),
+        )
+        .await
+        {
+            sent += n;
+        }
+        let server = spawn_local(async move {
+            let mut server = flow.server;
+            server.write_all(&bulk[sent..sent + 1000]).await.unwrap();
+            server.shutdown().await.unwrap();
+            server
+        });
+        // Read until the rest has left the far daemon, then lose the tunnel.
+        let mut got = vec![];
+        while !server.is_finished() || pair.far.flows() > 0 {
+            let mut buf = vec![0; 65_536];
+            let n = flow.client.read(&mut buf).await.unwrap();
+            got.extend_from_slice(&buf[..n]);
+        }
+        assert!(matches!(flow.far.await.end, CarryEnd::Done));
+        pair.far.abort(Cut(Reason::DrainDeadline));
+        pair.near.closed().await;
+        flow.client.read_to_end(&mut got).await.unwrap();
+        assert!(got == pattern(64 << 20, 9)[..sent + 1000]);
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+    });
+}
+
+#[test]
+fn the_peers_stream_limit_is_kept() {
+    story(async {
+        let far = Settings {
+            max_streams: 2,
+            ..Settings::default()
+        };
+        let mut pair = pair_with(Settings::default(), far).await;
+        // Its SETTINGS are here with the first answer.
+        let first = pair.stream().await;
+        let _second = pair.stream().await;
+        assert!(!pair.near.has_room());
+        let refused = pair.near.connect(&request()).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, ConnectError::NoRoom), "{refused:?}");
+        drop(first);
+        while !pair.near.has_room() {
+            tokio::task::yield_now().await;
+        }
+        pair.stream().await;
+    });
+}
+
+#[test]
+fn a_silent_peer_is_given_up() {
+    story(async {
+        let settings = Settings {
+            ping_after: std::time::Duration::from_millis(50),
+            ping_timeout: std::time::Duration::from_millis(100),
+            ..Settings::default()
+        };
+        // One that answers lives on for many intervals.
+        let pair = pair_with(settings.clone(), Settings::default()).await;
+        tokio::time::timeout(std::time::Duration::from_millis(600), pair.near.closed())
+            .await
+            .expect_err("the peer does answer");
+        // One that does not read is lost, and its flows with it.
+        let turning = new_loop(settings);
+        let (client, _silent) = tls().await;
+        let tunnel = client_on(&turning, client);
+        let lost = tunnel.connect(&request()).await.map(|_| ()).unwrap_err();
+        assert!(
+            matches!(lost, ConnectError::Lost(TunnelEnd::Unresponsive)),
+            "{lost:?}"
+        );
+        assert_eq!(turning.stats().unresponsive.get(), 1);
+    });
+}
+
+#[test]
+fn a_connection_cut_off_under_tls_is_no_clean_end() {
+    story(async {
+        // The far side's socket is closed without close_notify.
+        let turning = new_loop(Settings::default());
+        let (client, server) = tls().await;
+        let tunnel = client_on(&turning, client);
+        let opening = tunnel.open(&request()).unwrap();
+        let (mut far, _tls) = server.into_inner();
+        far.shutdown().await.unwrap();
+        let end = tunnel.closed().await;
+        assert!(matches!(end, TunnelEnd::Truncated), "{end:?}");
+        let lost = opening.answer().await.map(|_| ()).unwrap_err();
+        assert!(matches!(lost, ConnectError::Lost(TunnelEnd::Truncated)));
+        assert_eq!(turning.stats().truncated.get(), 1);
+    });
+}
+
+#[test]
+fn many_flows_and_connections_leave_nothing() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flows = vec![];
+        for _ in 0..500 {
+            flows.push(pair.flow().await);
+        }
+        for flow in &mut flows {
+            ping_pong(&mut flow.client, &mut flow.server).await;
+        }
+        for flow in flows {
+            drop((flow.client, flow.server));
+            assert!(matches!(flow.near.await.end, CarryEnd::Done));
+            assert!(matches!(flow.far.await.end, CarryEnd::Done));
+        }
+        assert_eq!(pair.near.flows() + pair.far.flows(), 0);
+    });
+}
