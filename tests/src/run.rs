@@ -95,6 +95,11 @@ impl Run {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Removes everything of this run at once, for the way out after Ctrl-C.
+    pub fn clean_up(&self) -> Result {
+        remove(&self.name)
+    }
 }
 
 /// Which runs to remove.

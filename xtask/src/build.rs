@@ -1,8 +1,11 @@
-//! `cargo xtask build`: kernel programs, then the daemon that embeds them.
+//! `cargo xtask build`: kernel programs, then the daemon that embeds them; and
+//! the programs of the test package, for the commands that run them.
+
+use std::path::PathBuf;
 
 use crate::build_ebpf;
 use crate::command;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -19,8 +22,73 @@ pub(crate) fn run(profile: Profile) -> Result {
     )
 }
 
+/// Builds the programs of mtls-tests; the path of the one of that name. The
+/// others, and the daemon, lie beside it.
+pub(crate) fn test_program(name: &str, profile: Profile) -> Result<PathBuf> {
+    let words = ["build", "--package", "mtls-tests", "--bins"];
+    executable(name, &words, profile)
+}
+
+/// Builds the stories without running them; the path of their binary.
+pub(crate) fn stories() -> Result<PathBuf> {
+    executable(
+        "it",
+        &[
+            "test",
+            "--package",
+            "mtls-tests",
+            "--test",
+            "it",
+            "--no-run",
+        ],
+        Profile::Dev,
+    )
+}
+
+fn executable(name: &str, words: &[&str], profile: Profile) -> Result<PathBuf> {
+    // Shown first, with cargo's own progress; then asked for, with nothing left to do.
+    command::run(command::cargo().args(words).args(profile.flag()))?;
+    let mut cargo = command::cargo();
+    let messages = command::output(
+        cargo
+            .args(words)
+            .args(profile.flag())
+            .args(["--quiet", "--message-format=json"]),
+    )?;
+    named_executable(&messages, name)
+        .ok_or_else(|| Failure::new(format!("cargo built {name} and did not say where")))
+}
+
+/// The executable of the target of that name, among cargo's messages.
+fn named_executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let target = format!("\"name\":\"{name}\"");
+    let of_target = messages.lines().filter(|line| line.contains(&target));
+    let mut executables =
+        of_target.filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    executables.next().map(PathBuf::from)
+}
+
 impl Profile {
     pub(crate) fn flag(self) -> Option<&'static str> {
         (self == Self::Release).then_some("--release")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named_executable;
+    use std::path::Path;
+
+    #[test]
+    fn finds_what_cargo_built() {
+        let messages = "{\"target\":{\"name\":\"lib\"},\"executable\":null}\n\
+                        {\"target\":{\"name\":\"other\"},\"executable\":\"/t/debug/other\"}\n\
+                        {\"target\":{\"name\":\"it\"},\"executable\":\"/t/debug/deps/it-1\",\"fresh\":true}\n\
+                        {\"reason\":\"build-finished\"}";
+        assert_eq!(
+            named_executable(messages, "it").as_deref(),
+            Some(Path::new("/t/debug/deps/it-1"))
+        );
+        assert_eq!(named_executable(messages, "absent"), None);
     }
 }

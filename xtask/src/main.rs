@@ -9,6 +9,7 @@
 mod build;
 mod build_ebpf;
 mod command;
+mod demo;
 mod failure;
 mod kernels;
 mod places;
@@ -29,6 +30,8 @@ usage: cargo xtask COMMAND
   setup [NEED..]     install what is missing: build, kernel, apps, envoy, emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
+  demo [--keep] [--sabotage wrong-root] | --stop
+                     two virtual nodes, real programs, and what is measured of them (root)
   test [FILTER..]    unit and property tests, then the stories with real programs (root)
   kernels [VERSION..] [-- STORY..]
                      the kernel's stories on Debian kernels in an emulator (default: 6.1)
@@ -66,6 +69,7 @@ fn obey(words: &[&str]) -> Result {
         ["build-ebpf"] => build_ebpf::run(),
         ["build"] => build::run(Profile::Dev),
         ["build", "--release"] => build::run(Profile::Release),
+        ["demo", words @ ..] => demo::run(words),
         ["test", words @ ..] => test::run(words),
         ["kernels", words @ ..] => kernels::run(words),
         ["tidy"] => tidy::run(),

@@ -10,9 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::build::{self, Profile};
-use crate::command;
 use crate::failure::{Failure, Result};
-use crate::places;
 use crate::say::{self, Stopwatch};
 use crate::setup::{self, Need};
 
@@ -74,58 +72,14 @@ struct Stories {
 
 impl Stories {
     fn build() -> Result<Self> {
-        command::run(command::cargo().args([
-            "build",
-            "--quiet",
-            "--package",
-            "mtls-tests",
-            "--bins",
-        ]))?;
-        let mut cargo = command::cargo();
-        cargo.args([
-            "test",
-            "--quiet",
-            "--package",
-            "mtls-tests",
-            "--test",
-            "it",
-            "--no-run",
-            "--message-format=json",
-        ]);
-        let messages = command::output(&mut cargo)?;
-        let it = executable(&messages)
-            .ok_or_else(|| Failure::new("cargo built the stories and did not say where"))?;
-        let built = places::repository().join("target/debug");
+        let app = build::test_program("mtls-test-app", Profile::Dev)?;
+        let daemon = app.with_file_name("mtls-daemon");
         Ok(Self {
             programs: vec![
-                ("it", it),
-                ("mtls-daemon", built.join("mtls-daemon")),
-                ("mtls-test-app", built.join("mtls-test-app")),
+                ("it", build::stories()?),
+                ("mtls-daemon", daemon),
+                ("mtls-test-app", app),
             ],
         })
-    }
-}
-
-/// The last executable that cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let mut named = messages
-        .lines()
-        .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
-    named.next_back().map(PathBuf::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::executable;
-    use std::path::Path;
-
-    #[test]
-    fn finds_what_cargo_built() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/it-1\",\"fresh\":true}\n{\"reason\":\"build-finished\"}";
-        assert_eq!(
-            executable(messages).as_deref(),
-            Some(Path::new("/t/debug/deps/it-1"))
-        );
-        assert_eq!(executable("{}"), None);
     }
 }

@@ -1,0 +1,105 @@
+//! `cargo xtask demo`: two nodes, four pods, real programs, and what can be
+//! measured of them while they talk. Every line that says "ok" was measured in
+//! this run; the first fact that does not hold ends it with the reason.
+#![expect(clippy::print_stdout, reason = "this is a program for people")]
+#![expect(clippy::print_stderr, reason = "this is a program for people")]
+
+mod diagnosis;
+mod facts;
+mod keep;
+mod screen;
+mod stage;
+mod talk;
+
+use std::process::ExitCode;
+
+use mtls_tests::run::{self, Sweep};
+use mtls_tests::{Error, Result, Scene};
+use nix::sys::signal::{SigSet, Signal};
+
+use screen::Screen;
+use stage::{Sabotage, Stage};
+
+const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop";
+
+#[derive(Default)]
+struct Options {
+    /// Leave everything running at the end.
+    keep: bool,
+    sabotage: Option<Sabotage>,
+    /// Remove what `--keep` left running.
+    stop: bool,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Some(options) = parse(&words) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut screen = Screen::new();
+    match perform(&options, &mut screen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen.failed(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(words: &[String]) -> Option<Options> {
+    let mut options = Options::default();
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "--keep" => options.keep = true,
+            "--stop" => options.stop = true,
+            "--sabotage" => options.sabotage = Some(Sabotage::parse(words.next()?)?),
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn perform(options: &Options, screen: &mut Screen) -> Result {
+    if options.stop {
+        run::sweep(Sweep::Kept)?;
+        screen.say("removed what earlier demos left running");
+        return Ok(());
+    }
+    clean_up_on_interrupt()?;
+    let scene = Scene::new("demo")?;
+    let mut stage = Stage::build(&scene, options.sabotage, screen)?;
+    let shown = facts::show_all(&mut stage, screen);
+    if let Err(error) = shown {
+        let why = diagnosis::of(&mut stage);
+        return Err(Error::Unexpected(format!("{error}\n{why}")));
+    }
+    if options.keep {
+        keep::running(stage, screen)
+    } else {
+        Ok(())
+    }
+}
+
+/// Ctrl-C and SIGTERM: takes everything down before the prompt comes back.
+fn clean_up_on_interrupt() -> Result {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    // Before other threads are started: they inherit it, and one alone waits.
+    signals
+        .thread_block()
+        .map_err(|e| Error::Unexpected(format!("blocking signals: {e}")))?;
+    let current = run::current()?;
+    std::thread::spawn(move || {
+        let Ok(signal) = signals.wait() else { return };
+        eprintln!("\ninterrupted: removing the nodes");
+        let cleaned = current.clean_up();
+        if let Err(error) = cleaned {
+            eprintln!("{error}");
+        }
+        std::process::exit(128 + signal as i32);
+    });
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask demo`: readies the machine and the programs, then becomes the
+//! demo, which is a program of the test package.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::build::{self, Profile};
+use crate::failure::{Failure, Result};
+use crate::setup::{self, Need};
+
+pub(crate) fn run(words: &[&str]) -> Result {
+    setup::run(&[Need::Build, Need::Kernel, Need::Apps])?;
+    build::run(Profile::Dev)?;
+    let demo = build::test_program("mtls-demo", Profile::Dev)?;
+    // It stands in our place, so that Ctrl-C and the exit code are its own.
+    let error = Command::new(&demo).args(words).exec();
+    Err(Failure::new(format!(
+        "starting {}: {error}",
+        demo.display()
+    )))
+}
