@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod netns;
 pub mod process;
 pub mod run;
+pub mod talker;
 
 // The stage: nodes, pods, and who plays in them.
 pub mod leftovers;

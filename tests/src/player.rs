@@ -6,9 +6,10 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result, ensure};
 use crate::node::Family;
 use crate::pod::Pod;
-use crate::process::{Process, Talker};
+use crate::process::Process;
 use crate::programs;
 use crate::script::{Connect, Ended, Event, How, Serve, SocketKind, Step, Task};
+use crate::talker::Talker;
 
 impl Serve {
     /// On a port of all addresses of both families.

@@ -3,12 +3,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::deadline::{Deadline, PATIENCE};
 use crate::error::{Doing, Error, Result};
 use crate::netns::Netns;
 use crate::programs;
+use crate::talker::Talker;
 
 /// A program about to be started.
 #[derive(Debug)]
@@ -152,9 +152,8 @@ impl Spawn {
             .stdout(Stdio::piped())
             .stderr(log);
         let mut process = self.launch()?;
-        let stdin = process.child.stdin.take();
-        let stdout = process.child.stdout.take().map(OwnedFd::from);
-        Talker::new(process, stdin, stdout.map(ChildStdout::from))
+        let (stdin, stdout) = (process.child.stdin.take(), process.child.stdout.take());
+        Ok(Talker::new(process, stdin, stdout))
     }
 
     /// Runs a program to its end.
@@ -363,6 +362,11 @@ impl Process {
             .doing(|| format!("waiting for {}", self.command))
     }
 
+    /// What was run, as in a shell.
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -433,69 +437,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         // The scene's cgroup kills and counts what this does not reach.
         let _ = self.kill();
-    }
-}
-
-/// A running program that takes lines and says lines.
-#[derive(Debug)]
-pub struct Talker {
-    process: Process,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
-    _reader: Option<JoinHandle<()>>,
-}
-
-impl Talker {
-    fn new(
-        process: Process,
-        stdin: Option<ChildStdin>,
-        stdout: Option<ChildStdout>,
-    ) -> Result<Self> {
-        // The pipe is always emptied, or a program with much to say would stop.
-        let (sender, lines) = channel();
-        let reader = stdout.map(|stdout| {
-            std::thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(io::Result::ok) {
-                    if sender.send(line).is_err() {
-                        break;
-                    }
-                }
-            })
-        });
-        Ok(Self {
-            process,
-            stdin,
-            lines,
-            _reader: reader,
-        })
-    }
-
-    /// Its next line; `None` when it has closed its standard output.
-    pub fn line(&mut self, deadline: Deadline) -> Result<Option<String>> {
-        match self.lines.recv_timeout(deadline.left()) {
-            Ok(line) => Ok(Some(line)),
-            Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => Err(Error::TimedOut {
-                waiting_for: format!("a line from {}", self.process.command),
-                seen: tail(&self.process.log(), 20),
-            }),
-        }
-    }
-
-    pub fn say(&mut self, line: &str) -> Result {
-        let Some(stdin) = &mut self.stdin else {
-            return Err(Error::Unexpected("its standard input is closed".into()));
-        };
-        writeln!(stdin, "{line}").doing(|| format!("speaking to {}", self.process.command))
-    }
-
-    /// Tells it to come to an end.
-    pub fn close(&mut self) {
-        self.stdin = None;
-    }
-
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
     }
 }
 
