@@ -197,7 +197,7 @@ impl Daemon {
         wait_for(
             Deadline::default(),
             || format!("the daemon of node {} to be {phase}", self.node.name()),
-            || Ok((self.status()?["phase"]["phase"] == phase).then_some(())),
+            || Ok((self.status()?["status"]["phase"]["phase"] == phase).then_some(())),
         )
     }
 
@@ -248,16 +248,18 @@ impl Daemon {
             .output()
     }
 
-    /// A subcommand that speaks to this daemon and answers in JSON.
+    /// A subcommand that speaks to this daemon and answers in JSON; also when
+    /// it fails because the node is not well.
     pub fn ask(&self, word: &str) -> Result<Value> {
         let socket = self.admin.to_string_lossy().into_owned();
-        let said = self
-            .command(&[word, "--socket", &socket, "--output", "json"])?
-            .success()?;
-        serde_json::from_str(&said).map_err(|e| Error::Unreadable {
-            what: format!("the answer to {word}: {said}"),
-            why: e.to_string(),
-        })
+        let answer = self.command(&[word, "--socket", &socket, "--output", "json"])?;
+        match serde_json::from_str(&answer.stdout) {
+            Ok(answer) => Ok(answer),
+            Err(e) => Err(Error::Unreadable {
+                what: format!("the answer to {word}: {}{}", answer.stdout, answer.stderr),
+                why: e.to_string(),
+            }),
+        }
     }
 
     pub fn status(&self) -> Result<Value> {
@@ -361,7 +363,10 @@ impl Drop for Daemon {
 
 /// The workloads of a status.
 pub fn workloads(status: &Value) -> impl Iterator<Item = &Value> {
-    status["workloads"].as_array().into_iter().flatten()
+    status["status"]["workloads"]
+        .as_array()
+        .into_iter()
+        .flatten()
 }
 
 fn get(path: &str) -> io::Result<(u16, String)> {
