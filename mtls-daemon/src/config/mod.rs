@@ -13,6 +13,7 @@ mod parse;
 mod reader;
 mod value;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use document::{example, markdown};
 pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
+pub(crate) use value::parse_duration;
 
 /// A node's whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +60,12 @@ pub struct Node {
     /// Data threads; 0: one a core. Restart.
     pub workers: usize,
 }
+
+/// The file that the daemon reads when nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/mtls-daemon/config.toml";
+
+/// The default of `admin.socket`, for those who cannot read the configuration.
+pub const DEFAULT_SOCKET: &str = "/run/mtls-daemon/admin.sock";
 
 /// Reads the file; warnings go to the log.
 pub fn load(path: &Path) -> Result<Config, Mistakes> {
@@ -228,6 +236,16 @@ pub enum Place {
     Cgroup(PathBuf),
     /// A systemd unit, by its cgroup.
     Unit(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netns(path) => write!(f, "netns {}", path.display()),
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Unit(unit) => write!(f, "unit {unit}"),
+        }
+    }
 }
 
 /// `[[peer]]`: a workload of another node.

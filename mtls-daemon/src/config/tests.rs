@@ -56,6 +56,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(config.limits.buffer_per_workload, 32 << 20);
     assert_eq!(config.kernel.cgroup, None);
     assert_eq!(config.metrics.listen.to_string(), "127.0.0.1:15020");
+    assert_eq!(config.admin.socket, Path::new(DEFAULT_SOCKET));
     assert!(config.log.access);
     let Some(Source::DiskCa(ca)) = &config.identity.source else {
         panic!("{:?}", config.identity.source)

@@ -69,7 +69,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// "1h30m", "500ms": numbers with units, largest first or not.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut millis = 0_u64;
     let mut rest = text;
     if rest.is_empty() {

@@ -1,0 +1,209 @@
+//! The grammar of the command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{DEFAULT_PATH, parse_duration};
+use crate::spiffe::SpiffeId;
+
+const EXIT: &str = "\
+Exit status:
+  0  done; with status: the node is ready and healthy
+  1  it failed, or there are mistakes, or the node is not ready or not healthy
+  2  the command line is wrong
+  3  no daemon answers
+  4  it was not done in the time given";
+
+/// Mutual TLS for every TCP connection of this node's workloads.
+#[derive(Debug, Parser)]
+#[command(name = "mtls-daemon", version, after_help = EXIT, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon until SIGTERM; SIGHUP reads the configuration again.
+    ///
+    /// What it attaches to the kernel stays when it ends, and refuses the
+    /// workloads' connections until it runs again.
+    Run {
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Report every mistake in a configuration file.
+    CheckConfig { file: PathBuf },
+    /// Show configurations.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show the node: workloads, certificates, hooks, threads, what is wrong.
+    Status(Ask),
+    /// List the connections that the daemon carries now.
+    Connections(Connections),
+    /// Enrol a workload of this node.
+    ///
+    /// It is one of the configuration, found by where it is, or a new one that
+    /// lives until the daemon is started again (give --spiffe-id then).
+    Enrol(Enrol),
+    /// Take all enforcement away: connections travel in clear from then on.
+    ///
+    /// Removes every pinned program and map. Stop the daemon first. Removing
+    /// the folder of the pins by hand does the same.
+    Detach(Detach),
+    /// Say what a reason code means and what to do; without one, list them.
+    Explain(Explain),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print a configuration with every default filled in.
+    Show {
+        /// With every key, whether the file has it or not.
+        #[arg(long, required = true)]
+        effective: bool,
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Print a file with every key, its default and its meaning, to start from.
+    Example,
+}
+
+/// Which daemon is asked.
+#[derive(Args, Debug)]
+pub(super) struct Socket {
+    /// The daemon's admin socket; by default the one of its configuration.
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// The daemon's configuration.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    Human,
+    /// With a schema version; times are RFC 3339, UTC.
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    #[arg(long, short, value_enum, default_value = "human")]
+    pub(super) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Connections {
+    #[command(flatten)]
+    pub(super) ask: Ask,
+    /// Only those of this workload, in the human table.
+    #[arg(long, value_name = "NAME")]
+    pub(super) workload: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Enrol {
+    #[command(flatten)]
+    pub(super) ask: Ask,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Return when hooks, listeners and the first certificate are in place, or
+    /// the workload has failed. Waits for the daemon, too.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait, such as 30s or 2m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(super) timeout: Duration,
+    /// The workload's name; by default the configured one, or the path of the SPIFFE ID.
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// The identity of a workload that is not configured.
+    #[arg(long, value_name = "ID")]
+    pub(super) spiffe_id: Option<SpiffeId>,
+    /// Its addresses; by default all global ones in its network namespace.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Where the workload is.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct Place {
+    /// The file that names its network namespace.
+    #[arg(long, value_name = "PATH")]
+    pub(super) netns: Option<PathBuf>,
+    /// Its cgroup2 folder.
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Option<PathBuf>,
+    /// Its systemd unit.
+    #[arg(long, value_name = "NAME")]
+    pub(super) unit: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Detach {
+    /// The folder of the pins; by default the one of the configuration.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) pins: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Explain {
+    pub(super) word: Option<String>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Some(time) if time <= Duration::from_secs(3600) => Ok(time),
+        Some(_) => Err("at most 1h".to_owned()),
+        None => Err("write a number and ms, s, m or h, such as 30s".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("mtls-daemon").chain(line.split(' '));
+        Arguments::try_parse_from(words)
+            .map(|arguments| arguments.command)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_workload_to_enrol_is_in_exactly_one_place() {
+        assert!(parse("enrol --wait --unit web.service --timeout 2m").is_ok());
+        assert!(parse("enrol --wait").unwrap_err().contains("--netns"));
+        assert!(parse("enrol --unit a.service --netns /n").is_err());
+        assert!(
+            parse("enrol --unit a.service --timeout soon")
+                .unwrap_err()
+                .contains("30s")
+        );
+        assert!(parse("enrol --unit a.service --spiffe-id web").is_err());
+    }
+
+    #[test]
+    fn only_the_effective_configuration_is_shown() {
+        assert!(parse("config show --effective --config /c.toml").is_ok());
+        assert!(parse("config show").is_err());
+    }
+}

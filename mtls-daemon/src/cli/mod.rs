@@ -1,0 +1,231 @@
+//! The command line. What is asked goes to standard output, what went wrong
+//! to standard error, and the exit status says which it was.
+
+mod arguments;
+mod config;
+mod connections;
+mod enrol;
+mod humane;
+mod status;
+mod table;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::admin::client::ClientError;
+use crate::config::Config;
+use crate::reason::{Reason, Use};
+use crate::{kernel, log};
+
+use arguments::{Arguments, Command, ConfigCommand, Detach, Explain, Output, Socket};
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done,
+    /// It did not work, or what was asked about is not well.
+    Failed,
+    /// No daemon answers.
+    Unreachable,
+    /// It may still work, but not in the time that was given.
+    TimedOut,
+}
+
+/// Runs the command; `run` is the daemon itself, given its configuration and
+/// the file that it came from.
+pub fn main<E: Display>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> ExitCode {
+    let arguments = Arguments::parse();
+    ExitCode::from(match command(arguments.command, run) {
+        Exit::Done => 0,
+        Exit::Failed => 1,
+        // 2 is a wrong command line.
+        Exit::Unreachable => 3,
+        Exit::TimedOut => 4,
+    })
+}
+
+fn command<E: Display>(
+    command: Command,
+    run: impl FnOnce(Config, PathBuf) -> Result<(), E>,
+) -> Exit {
+    match command {
+        Command::Run { config } => daemon(config, run),
+        Command::CheckConfig { file } => config::check(&file),
+        Command::Config(ConfigCommand::Show { config, .. }) => config::show(&config),
+        Command::Config(ConfigCommand::Example) => say(&crate::config::example()),
+        Command::Status(asked) => status::command(&asked),
+        Command::Connections(asked) => connections::command(&asked),
+        Command::Enrol(asked) => enrol::command(asked),
+        Command::Detach(asked) => detach(&asked),
+        Command::Explain(asked) => explain(&asked),
+        Command::Version => say(&format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+fn daemon<E: Display>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
+    let loaded = match crate::config::read(&path) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            complain(&mistakes.to_string());
+            return fail("the daemon does not start with this configuration");
+        }
+    };
+    let flush = match log::start(&loaded.config.log) {
+        Ok(flush) => flush,
+        Err(error) => return fail(&error.to_string()),
+    };
+    for warning in loaded.warnings.lines() {
+        tracing::warn!("{warning}");
+    }
+    let outcome = run(loaded.config, path);
+    if let Err(error) = &outcome {
+        tracing::error!("{error}");
+    }
+    drop(flush);
+    match outcome {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn detach(asked: &Detach) -> Exit {
+    let pins = match (&asked.pins, &asked.config) {
+        (Some(pins), _) => pins.clone(),
+        (None, path) => match crate::config::read(path) {
+            Ok(loaded) => loaded.config.kernel.pins,
+            Err(mistakes) => {
+                complain(&mistakes.to_string());
+                return fail("say where the pins are with --pins");
+            }
+        },
+    };
+    match kernel::detach(&pins) {
+        Ok(detached) => say(&format!(
+            "{} links and {} maps are gone from {}. Nothing is intercepted or refused any more: connections of \
+             the workloads travel in clear from now on.\n",
+            detached.links,
+            detached.maps,
+            pins.display()
+        )),
+        Err(error) => fail(&format!("{}: {error}", pins.display())),
+    }
+}
+
+fn explain(asked: &Explain) -> Exit {
+    let Some(word) = &asked.word else {
+        let rows = Reason::ALL
+            .iter()
+            .map(|reason| vec![reason.word().to_owned(), reason.meaning().to_owned()]);
+        return say(&table::table(&["REASON", "WHAT HAPPENED"], rows));
+    };
+    match word.parse::<Reason>() {
+        Ok(reason) => {
+            let uses: Vec<&str> = reason.uses().iter().copied().map(Use::word).collect();
+            say(&format!(
+                "{reason} ({})\n  what happened: {}\n  what to do:    {}\n",
+                uses.join(", "),
+                reason.meaning(),
+                reason.remedy()
+            ))
+        }
+        Err(error) => fail(&format!("{error}; `mtls-daemon explain` lists them all")),
+    }
+}
+
+/// Asks the daemon something, and shows the answer.
+fn ask<T>(
+    output: Output,
+    question: impl Future<Output = Result<crate::admin::client::Answer<T>, ClientError>>,
+    show: impl FnOnce(&T) -> String,
+    judge: impl FnOnce(&T) -> Exit,
+) -> Exit {
+    match wait_for(question) {
+        Ok(Ok(answer)) => {
+            let said = match output {
+                Output::Human => say(&show(&answer.reply)),
+                Output::Json => say(&pretty(&answer.json)),
+            };
+            match said {
+                Exit::Done => judge(&answer.reply),
+                broken => broken,
+            }
+        }
+        Ok(Err(error)) => refused(&error),
+        Err(error) => fail(&format!("starting a runtime: {error}")),
+    }
+}
+
+fn refused(error: &ClientError) -> Exit {
+    complain(&error.to_string());
+    match error {
+        ClientError::Unreachable(..) => {
+            complain(
+                "is it running? see `systemctl status mtls-daemon`, or name its socket with --socket",
+            );
+            Exit::Unreachable
+        }
+        ClientError::NotRoot(_) | ClientError::Silent(..) | ClientError::Broken(_) => {
+            Exit::Unreachable
+        }
+        ClientError::Refused { reason, .. } => {
+            if let Some(reason) = reason {
+                complain(reason.remedy());
+            }
+            Exit::Failed
+        }
+        ClientError::Garbled(_) => Exit::Failed,
+    }
+}
+
+fn wait_for<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// Where the daemon listens: as said, or as its configuration says, or by default.
+fn socket(asked: &Socket) -> PathBuf {
+    if let Some(socket) = &asked.socket {
+        return socket.clone();
+    }
+    // A configuration with mistakes must not keep anybody from asking.
+    match crate::config::read(&asked.config) {
+        Ok(loaded) => loaded.config.admin.socket,
+        Err(_) => Path::new(crate::config::DEFAULT_SOCKET).to_owned(),
+    }
+}
+
+/// The JSON of an answer, one field a line.
+fn pretty(json: &[u8]) -> String {
+    let parsed = serde_json::from_slice::<serde_json::Value>(json);
+    match parsed.and_then(|value| serde_json::to_string_pretty(&value)) {
+        Ok(pretty) => format!("{pretty}\n"),
+        // It was read once already; as it came is better than nothing.
+        Err(_) => String::from_utf8_lossy(json).into_owned(),
+    }
+}
+
+fn say(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done,
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn complain(text: &str) {
+    // Nobody is left to hear that standard error is gone.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn fail(text: &str) -> Exit {
+    complain(text);
+    Exit::Failed
+}
