@@ -1,15 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mtls_daemon::cli;
-use mtls_daemon::config::Config;
+use mtls_daemon::{app, cli};
 
 fn main() -> ExitCode {
-    cli::main(run)
-}
-
-fn run(_: Config, _: PathBuf) -> Result<(), &'static str> {
-    Err("this build has no data path")
+    cli::main(app::run)
 }

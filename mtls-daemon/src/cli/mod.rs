@@ -9,7 +9,7 @@ mod humane;
 mod status;
 mod table;
 
-use std::fmt::Display;
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ enum Exit {
 
 /// Runs the command; `run` is the daemon itself, given its configuration and
 /// the file that it came from.
-pub fn main<E: Display>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> ExitCode {
+pub fn main<E: Error>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> ExitCode {
     let arguments = Arguments::parse();
     ExitCode::from(match command(arguments.command, run) {
         Exit::Done => 0,
@@ -48,10 +48,7 @@ pub fn main<E: Display>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> E
     })
 }
 
-fn command<E: Display>(
-    command: Command,
-    run: impl FnOnce(Config, PathBuf) -> Result<(), E>,
-) -> Exit {
+fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
     match command {
         Command::Run { config } => daemon(config, run),
         Command::CheckConfig { file } => config::check(&file),
@@ -66,7 +63,7 @@ fn command<E: Display>(
     }
 }
 
-fn daemon<E: Display>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
+fn daemon<E: Error>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
     let loaded = match crate::config::read(&path) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
@@ -83,13 +80,28 @@ fn daemon<E: Display>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result
     }
     let outcome = run(loaded.config, path);
     if let Err(error) = &outcome {
-        tracing::error!("{error}");
+        tracing::error!("{}", with_sources(error));
     }
     drop(flush);
     match outcome {
         Ok(()) => Exit::Done,
         Err(_) => Exit::Failed,
     }
+}
+
+/// The error and what it stems from, each said once.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
 }
 
 fn detach(asked: &Detach) -> Exit {
@@ -111,7 +123,7 @@ fn detach(asked: &Detach) -> Exit {
             detached.maps,
             pins.display()
         )),
-        Err(error) => fail(&format!("{}: {error}", pins.display())),
+        Err(error) => fail(&with_sources(&error)),
     }
 }
 

@@ -185,10 +185,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admin::readiness::{self, Verdict};
     use crate::admin::reply::{DescriptorsReply, HookReply, SCHEMA, ThreadReply};
     use crate::admin::samples;
     use crate::metrics::KernelFigures;
-    use crate::readiness::{self, Verdict};
 
     fn reply() -> StatusReply {
         let status = samples::status();

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::keys::{Applies, Fallback, Key, Section};
-use super::value::{show_duration, show_size};
+use super::units::{show_duration, show_size};
 use super::{
     Admin, Config, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
     Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source, Udp, Unknown,

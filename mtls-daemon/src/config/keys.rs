@@ -379,7 +379,7 @@ impl fmt::Display for Applies {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use super::value::{show_duration, show_size};
+        use super::units::{show_duration, show_size};
         match self {
             Version => f.write_str("number"),
             Bool => f.write_str("true or false"),

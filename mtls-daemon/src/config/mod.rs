@@ -3,6 +3,7 @@
 //! `parse.rs` reads the file by the table of keys (`keys.rs`) and reports every
 //! mistake at once.
 
+mod address;
 mod changes;
 mod check;
 mod document;
@@ -11,6 +12,7 @@ pub mod keys;
 mod mistakes;
 mod parse;
 mod reader;
+mod units;
 mod value;
 
 use std::fmt;
@@ -28,7 +30,7 @@ pub use document::{example, markdown};
 pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
-pub(crate) use value::parse_duration;
+pub(crate) use units::parse_duration;
 
 /// A node's whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,8 @@
 //! Values: what a piece of TOML means, and what to write when it means nothing.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
@@ -13,6 +11,7 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 
 use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
+use super::units::{parse_duration, parse_size};
 use super::{LogFormat, Mode, Outside, ServicePort, Udp, Unknown};
 
 /// A type that the reader can make of a TOML value of some shape. What is
@@ -29,76 +28,8 @@ pub(super) trait Value: Sized {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bytes(pub(super) u64);
 
-const UNITS: &[(&str, u64)] = &[
-    ("ms", 1),
-    ("s", 1000),
-    ("m", 60 * 1000),
-    ("h", 3600 * 1000),
-    ("d", 24 * 3600 * 1000),
-];
-const SIZES: &[(&str, u64)] = &[
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-];
-
-/// The largest unit that loses nothing: "5m", "1500ms".
-pub(super) fn show_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis == 0 {
-        return "0s".to_owned();
-    }
-    let (unit, size) = UNITS
-        .iter()
-        .rev()
-        .find(|(_, size)| millis % u128::from(*size) == 0)
-        .unwrap_or(&UNITS[0]);
-    format!("{}{unit}", millis / u128::from(*size))
-}
-
-/// The largest unit that loses nothing: "64MiB".
-pub(super) fn show_size(bytes: u64) -> String {
-    let (unit, size) = SIZES
-        .iter()
-        .rev()
-        .find(|(_, size)| bytes % size == 0 && bytes > 0)
-        .unwrap_or(&SIZES[0]);
-    format!("{}{unit}", bytes / size)
-}
-
-/// "1h30m", "500ms": numbers with units, largest first or not.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let mut millis = 0_u64;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.len()
-            - rest
-                .trim_start_matches(|c: char| c.is_ascii_lowercase())
-                .len();
-        let (_, size) = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters])?;
-        rest = &rest[letters..];
-        millis = millis.checked_add(number.checked_mul(*size)?)?;
-    }
-    Some(Duration::from_millis(millis))
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().ok()?;
-    let (_, size) = SIZES.iter().find(|(unit, _)| *unit == &text[digits..])?;
-    number.checked_mul(*size)
-}
-
 /// The text of a string value, or a complaint that shows how it should look.
-fn text<'a>(
+pub(super) fn text<'a>(
     value: &'a Spanned<DeValue<'_>>,
     wanted: &str,
     example: &str,
@@ -320,102 +251,6 @@ impl Value for PathBuf {
             return None;
         }
         Some(path)
-    }
-}
-
-impl Value for IpAddr {
-    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
-        let text = text(value, "an address", r#""10.0.1.4""#, wrong)?;
-        let Ok(address) = text.parse::<Self>() else {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} is no IP address"),
-                r#"write an address without port or prefix length, such as "10.0.1.4" or "fd00::4""#,
-            ));
-            return None;
-        };
-        if address.to_canonical() != address {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} is an IPv4 address in IPv6 clothes"),
-                format!("write \"{}\"", address.to_canonical()),
-            ));
-            return None;
-        }
-        let link_local = match address {
-            Self::V4(_) => false,
-            Self::V6(v6) => v6.is_unicast_link_local(),
-        };
-        if address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local
-        {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} does not say which workload is meant"),
-                "write an address that other workloads reach it at: not a loopback, link-local, unspecified or multicast one",
-            ));
-            return None;
-        }
-        Some(address)
-    }
-}
-
-impl Value for IpNet {
-    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
-        let text = text(value, "a network", r#""10.0.0.0/16""#, wrong)?;
-        let Ok(network) = text.parse::<Self>() else {
-            let single = text.parse::<IpAddr>().map(Self::from);
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} is no network"),
-                match single {
-                    Ok(single) => format!("write the prefix length too: \"{single}\" for this one address"),
-                    Err(_) => {
-                        r#"write an address and a prefix length, such as "10.0.0.0/16" or "fd00::/48""#
-                            .to_owned()
-                    }
-                },
-            ));
-            return None;
-        };
-        if network != network.trunc() {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} has bits set behind its prefix length"),
-                format!(
-                    "write \"{}\", or the length that was meant",
-                    network.trunc()
-                ),
-            ));
-            return None;
-        }
-        Some(network)
-    }
-}
-
-impl Value for SocketAddr {
-    fn read(
-        value: &Spanned<DeValue<'_>>,
-        shape: &Shape,
-        wrong: &mut Vec<Complaint>,
-    ) -> Option<Self> {
-        let text = text(value, "an address and port", r#""127.0.0.1:15020""#, wrong)?;
-        let Ok(address) = text.parse::<Self>() else {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("{text:?} is no address and port"),
-                r#"write both, such as "127.0.0.1:15020" or "[::1]:15020"; names are not looked up"#,
-            ));
-            return None;
-        };
-        if *shape == Shape::Peer && (address.port() == 0 || address.ip().is_unspecified()) {
-            wrong.push(Complaint::new(
-                value.span(),
-                format!("nothing can be reached at {text:?}"),
-                "write the address and the port at which the peer's daemon takes tunnels",
-            ));
-            return None;
-        }
-        Some(address)
     }
 }
 
