@@ -1,7 +1,7 @@
 //! The small application that stories put into pods: it plays a task given as
 //! its one argument, in JSON, and reports in lines of JSON. Also the janitor
-//! that cleans up after a run of the harness, and a run that dies, for the
-//! story of the janitor.
+//! that cleans up after a run of the harness, the check that nothing was left
+//! behind, and a run that dies, for the story of the janitor.
 
 mod abandon;
 mod connect;
@@ -14,8 +14,8 @@ mod uring;
 
 use std::process::ExitCode;
 
-use mtls_tests::run;
 use mtls_tests::script::{Event, Task};
+use mtls_tests::{leftovers, run};
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
@@ -28,6 +28,10 @@ fn main() -> ExitCode {
         (Some(flag), None) if flag == "--abandon" => match abandon::a_scene() {
             Ok(never) => match never {},
             Err(e) => fail("making a scene", &e.to_string()),
+        },
+        (Some(flag), None) if flag == "--leftovers" => match leftovers::ensure_none() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail("looking for leftovers", &e.to_string()),
         },
         (Some(task), None) => match serde_json::from_str(&task) {
             Ok(task) => play(task),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup;
+use crate::deadline::{Deadline, wait_for};
 use crate::error::{Error, Result, ensure};
 use crate::run::{self, PREFIX};
 
@@ -22,10 +23,24 @@ pub fn of_run(run: &str) -> Result<Vec<String>> {
 
 /// Fails if any run that is over left something: for the end of all tests.
 pub fn ensure_none() -> Result {
-    let found = traces(|name| run::run_of(name).is_some_and(|run| !run::is_alive(&run)))?;
-    ensure(found.is_empty(), || {
-        format!("left behind on this machine:\n{}", found.join("\n"))
-    })
+    let over = |name: &str| run::run_of(name).is_some_and(|run| !run::is_alive(&run));
+    let mut found = Vec::new();
+    // The janitor of the last run may still be at work.
+    let gone = wait_for(
+        Deadline::default(),
+        || "the janitors",
+        || {
+            found = traces(over)?;
+            Ok(found.is_empty().then_some(()))
+        },
+    );
+    match gone {
+        Err(Error::TimedOut { .. }) => Err(Error::Unexpected(format!(
+            "left behind on this machine:\n{}",
+            found.join("\n")
+        ))),
+        other => other,
+    }
 }
 
 /// Every trace of the scenes whose name is `wanted`: a name is a run's, or a

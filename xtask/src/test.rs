@@ -1,6 +1,8 @@
 //! `cargo xtask test`: unit and property tests, then the stories that run the
 //! real kernel programs, daemons and applications in network namespaces.
 
+use std::process::Command;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::build::{self, Profile};
@@ -17,7 +19,10 @@ pub(crate) fn run(words: &[&str]) -> Result {
     cargo
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(words);
-    command::run(cargo.env("MTLS_TEST_ENVOY", envoy::ready()?))
+    command::run(cargo.env("MTLS_TEST_ENVOY", envoy::ready()?))?;
+    // No namespace, mount, pin, cgroup, process or folder of a test stays.
+    let app = build::test_program("mtls-test-app", Profile::Dev)?;
+    command::run(Command::new(app).arg("--leftovers"))
 }
 
 /// The stories hold thousands of connections; what they start inherits ours.
