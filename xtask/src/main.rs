@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "this is a command for people")]
 #![expect(clippy::print_stderr, reason = "this is a command for people")]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod command;
@@ -33,6 +34,8 @@ usage: cargo xtask COMMAND
   demo [--keep] [--sabotage wrong-root] | --stop
                      two virtual nodes, real programs, and what is measured of them (root)
   test [FILTER..]    unit and property tests, then the stories with real programs (root)
+  bench [--rounds N] [--seconds N]
+                     what the way through two daemons costs, against plain TCP (root)
   kernels [VERSION..] [-- STORY..]
                      the kernel's stories on Debian kernels in an emulator (default: 6.1)
   tidy               check arrows, links, file lengths, licences, dependencies
@@ -71,6 +74,7 @@ fn obey(words: &[&str]) -> Result {
         ["build", "--release"] => build::run(Profile::Release),
         ["demo", words @ ..] => demo::run(words),
         ["test", words @ ..] => test::run(words),
+        ["bench", words @ ..] => bench::run(words),
         ["kernels", words @ ..] => kernels::run(words),
         ["tidy"] => tidy::run(),
         [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
