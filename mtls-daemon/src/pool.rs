@@ -133,6 +133,7 @@ impl Pool {
         }
         let (finished, outcome) = watch::channel(None);
         slot.dialling = Some(outcome.clone());
+        self.metrics.pool_moved(None, Some(PoolState::Connecting));
         let (pool, source, peer) = (Rc::clone(self), Arc::clone(source), peer.clone());
         // A task of its own: the connection that asked first may go away, and
         // the others still want the tunnel.
@@ -208,18 +209,20 @@ impl Pool {
         slot.dialling = None;
         slot.open.push(pooled);
         drop(peers);
+        self.metrics
+            .pool_moved(Some(PoolState::Connecting), Some(PoolState::Open));
         let pool = Rc::clone(self);
         spawn_local(async move {
-            pool.metrics.pool_moved(None, Some(PoolState::Active));
             pool.tunnels
                 .guard(key.instance, tunnel.clone(), valid_for)
                 .await;
-            pool.metrics.pool_moved(Some(PoolState::Active), None);
+            pool.metrics.pool_moved(Some(PoolState::Open), None);
             pool.remove_ended(&key);
         });
     }
 
     fn forget_dial(&self, key: &Key) {
+        self.metrics.pool_moved(Some(PoolState::Connecting), None);
         let mut peers = self.peers.0.borrow_mut();
         if let Some(slot) = peers.get_mut(key) {
             slot.dialling = None;

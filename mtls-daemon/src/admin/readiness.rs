@@ -66,7 +66,7 @@ pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
         .hooks
         .iter()
         .filter(|state| !state.attached)
-        .map(|state| state.hook)
+        .map(|state| state.hook.word())
         .collect();
     if kernel.hooks.is_empty() {
         let problem = "no hook is attached";
@@ -104,6 +104,8 @@ pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::super::samples;
+    use mtls_common::counters::Hook;
+
     use super::*;
     use crate::metrics::HookState;
     use crate::reason::Reason;
@@ -111,7 +113,7 @@ mod tests {
     fn attached(attached: bool) -> KernelFigures {
         KernelFigures {
             hooks: vec![HookState {
-                hook: "connect4",
+                hook: Hook::Connect4,
                 attached,
             }],
             ..KernelFigures::default()

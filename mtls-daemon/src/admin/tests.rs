@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use mtls_common::counters::Hook;
+
 use super::*;
 use crate::config::Place;
 use crate::metrics::{HookState, KernelFigures};
@@ -30,7 +32,7 @@ impl NodeView for Fake {
     fn kernel(&self) -> KernelFigures {
         KernelFigures {
             hooks: vec![HookState {
-                hook: "connect4",
+                hook: Hook::Connect4,
                 attached: true,
             }],
             ..KernelFigures::default()

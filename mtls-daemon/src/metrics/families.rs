@@ -55,7 +55,7 @@ families! {
     BYTES = Counter "mtls_connection_bytes_total" ["direction", "towards"]
         "Application bytes carried, by the connection's direction and by the way they went.";
     PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
-        "Connections of enrolled workloads that the daemon passed on in clear, as configured.";
+        "Connections that the kernel programs let pass in clear, as configured.";
     BYPASS_BLOCKED = Counter "mtls_bypass_blocked_total" ["hook"]
         "Packets and calls that tried to get past the daemon and were stopped in the kernel.";
     HOOK_EVENTS = Counter "mtls_hook_events_total" ["hook", "outcome"]

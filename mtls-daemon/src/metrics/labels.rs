@@ -113,22 +113,21 @@ label! {
 label! {
     /// What a pooled tunnel is doing.
     PoolState {
+        /// Being dialled, up to the end of its handshake.
         Connecting = "connecting",
-        /// Carries at least one flow.
-        Active = "active",
-        Idle = "idle",
-        /// Takes no new flow.
-        Draining = "draining",
+        Open = "open",
     }
 }
 
 label! {
-    /// Why bytes of an enrolled workload travel in clear, by the daemon's hands.
+    /// Why a connection travels in clear.
     Plaintext {
-        /// The destination lies outside of the mesh.
+        /// The destination lies outside of the mesh, and `node.outside` is direct.
         Outside = "outside",
-        /// The peer is known and not enrolled, and the mode permits that.
-        PeerNotEnrolled = "peer_not_enrolled",
+        /// Its network or port is excluded.
+        Excluded = "excluded",
+        /// Nobody classified the network namespace, and `node.unknown` is pass.
+        UnknownWorkload = "unknown_workload",
     }
 }
 

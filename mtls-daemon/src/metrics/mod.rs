@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mtls_common::counters::{Hook, Outcome as Answer};
 use rustls::NamedGroup;
 
 use crate::reason::{Reason, Use};
@@ -50,7 +51,6 @@ struct Shard {
     connections_open: Table<Direction>,
     connection_establish: Durations<Direction>,
     bytes: Table<(Direction, Towards)>,
-    plaintext: Table<(Direction, Plaintext)>,
     limits: Table<Limit>,
     unknown_workloads: Cell,
 }
@@ -69,10 +69,8 @@ struct Facts {
 /// A decision of the kernel programs, counted there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookCount {
-    pub hook: &'static str,
-    pub outcome: &'static str,
-    /// Whether this outcome stopped something that tried to get past the daemon.
-    pub blocked_bypass: bool,
+    pub hook: Hook,
+    pub outcome: Answer,
     pub count: u64,
 }
 
@@ -87,7 +85,7 @@ pub struct MapUsage {
 /// Whether the programs of a hook are attached where they must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookState {
-    pub hook: &'static str,
+    pub hook: Hook,
     pub attached: bool,
 }
 
@@ -200,7 +198,6 @@ impl Metrics {
             &s.connection_establish
         });
         sheet.table(families::BYTES, shards, |s| &s.bytes);
-        sheet.table(families::PLAINTEXT, shards, |s| &s.plaintext);
         sheet.table(families::LIMIT_REACHED, shards, |s| &s.limits);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
@@ -237,18 +234,29 @@ impl Metrics {
 
 fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
     let mut blocked = BTreeMap::<&str, u64>::new();
-    for count in &kernel.counts {
-        sheet.count(
-            families::HOOK_EVENTS,
-            &[count.hook, count.outcome],
-            count.count,
-        );
-        if count.blocked_bypass {
-            *blocked.entry(count.hook).or_default() += count.count;
+    let mut plaintext = [0; <(Direction, Plaintext)>::COUNT];
+    for &HookCount {
+        hook,
+        outcome,
+        count,
+    } in &kernel.counts
+    {
+        let labels = [hook.word(), outcome.word()];
+        sheet.count(families::HOOK_EVENTS, &labels, count);
+        if is_blocked_bypass(outcome) {
+            *blocked.entry(hook.word()).or_default() += count;
+        }
+        if let Some(labels) = passed_in_clear(hook, outcome) {
+            plaintext[labels.index()] += count;
         }
     }
     for (hook, count) in blocked {
         sheet.count(families::BYPASS_BLOCKED, &[hook], count);
+    }
+    for (index, count) in plaintext.into_iter().enumerate() {
+        let mut labels = Vec::new();
+        <(Direction, Plaintext)>::values(index, &mut labels);
+        sheet.count(families::PLAINTEXT, &labels, count);
     }
     for usage in &kernel.maps {
         sheet.count(families::BPF_MAP_ENTRIES, &[usage.map], usage.entries);
@@ -256,8 +264,33 @@ fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
     }
     for state in &kernel.hooks {
         let attached = u64::from(state.attached);
-        sheet.count(families::BPF_ATTACHED, &[state.hook], attached);
+        sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
     }
+}
+
+/// Outcomes that stopped something that tried to get past the daemon.
+fn is_blocked_bypass(outcome: Answer) -> bool {
+    matches!(
+        outcome,
+        Answer::Dropped | Answer::RefusedPlaintext | Answer::RefusedRaw
+    )
+}
+
+/// Connections that the kernel let pass in clear, as configured: counted where
+/// there is one event a connection, at connect() and at the first SYN.
+fn passed_in_clear(hook: Hook, outcome: Answer) -> Option<(Direction, Plaintext)> {
+    let direction = match hook {
+        Hook::Connect4 | Hook::Connect6 => Direction::Outbound,
+        Hook::SkLookup => Direction::Inbound,
+        _ => return None,
+    };
+    let reason = match outcome {
+        Answer::PassedOutside => Plaintext::Outside,
+        Answer::PassedExcluded => Plaintext::Excluded,
+        Answer::PassedUnknown => Plaintext::UnknownWorkload,
+        _ => return None,
+    };
+    Some((direction, reason))
 }
 
 fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
@@ -351,10 +384,6 @@ impl ThreadMetrics {
     /// Call once a turn of the loop, not once a read.
     pub fn bytes(&self, direction: Direction, towards: Towards, count: u64) {
         self.shard.bytes.at((direction, towards)).add(count);
-    }
-
-    pub fn plaintext(&self, direction: Direction, reason: Plaintext) {
-        self.shard.plaintext.at((direction, reason)).add(1);
     }
 
     pub fn limit_reached(&self, limit: Limit) {

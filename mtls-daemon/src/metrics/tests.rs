@@ -15,15 +15,13 @@ fn full_scrape(metrics: &Metrics) -> String {
     let kernel = KernelFigures {
         counts: vec![
             HookCount {
-                hook: "connect4",
-                outcome: "captured",
-                blocked_bypass: false,
+                hook: Hook::Connect4,
+                outcome: Answer::PassedOutside,
                 count: 3,
             },
             HookCount {
-                hook: "egress",
-                outcome: "dropped",
-                blocked_bypass: true,
+                hook: Hook::Egress,
+                outcome: Answer::Dropped,
                 count: 4,
             },
         ],
@@ -33,7 +31,7 @@ fn full_scrape(metrics: &Metrics) -> String {
             capacity: 8,
         }],
         hooks: vec![HookState {
-            hook: "connect4",
+            hook: Hook::Connect4,
             attached: true,
         }],
     };
@@ -140,10 +138,21 @@ fn handshakes_are_counted_timed_and_explained() {
 }
 
 #[test]
+fn what_passes_in_clear_is_counted() {
+    let text = full_scrape(&Metrics::new(SystemTime::now()));
+    let series = |direction, reason| {
+        let labels = format!("{{direction=\"{direction}\",reason=\"{reason}\"}}");
+        sample(&text, &format!("mtls_plaintext_connections_total{labels}")).to_owned()
+    };
+    assert_eq!(series("outbound", "outside"), "3");
+    assert_eq!(series("inbound", "excluded"), "0");
+}
+
+#[test]
 fn a_bypass_is_counted_under_its_hook() {
     let text = full_scrape(&Metrics::new(SystemTime::now()));
     assert_eq!(
-        sample(&text, "mtls_bypass_blocked_total{hook=\"egress\"}"),
+        sample(&text, "mtls_bypass_blocked_total{hook=\"cgroup_egress\"}"),
         "4"
     );
     assert!(!text.contains("mtls_bypass_blocked_total{hook=\"connect4\"}"));

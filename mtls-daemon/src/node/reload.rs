@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::facts::Facts;
 use crate::identity::{NoSource, Renewals, WorkloadIdentity};
 use crate::kernel::KernelError;
+use crate::log;
 use crate::metrics::Outcome;
 
 use super::Node;
@@ -52,8 +53,10 @@ impl Node {
         for key in &waiting {
             tracing::warn!(key, "changed: takes effect at the next start");
         }
+        let log = new.log.clone();
+        self.install(new).map_err(|error| error.to_string())?;
         self.origin.restart_needed.replace(waiting);
-        self.install(new).map_err(|error| error.to_string())
+        log::reload(&log).map_err(|error| error.to_string())
     }
 
     /// Make `config` the one in force: networks, directory, workloads.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mtls_common::counters::Outcome;
 use tokio::sync::watch;
 
 use crate::admin::view::{
@@ -54,9 +53,8 @@ impl NodeView for Node {
             Vec::new()
         });
         let counts = counts.into_iter().map(|(hook, outcome, count)| HookCount {
-            hook: hook.word(),
-            outcome: outcome.word(),
-            blocked_bypass: is_blocked_bypass(outcome),
+            hook,
+            outcome,
             count,
         });
         let maps = kernel.map_usage().into_iter().map(|usage| MapUsage {
@@ -67,10 +65,7 @@ impl NodeView for Node {
         let hooks = kernel
             .attached()
             .into_iter()
-            .map(|(hook, attached)| HookState {
-                hook: hook.word(),
-                attached,
-            });
+            .map(|(hook, attached)| HookState { hook, attached });
         KernelFigures {
             counts: counts.collect(),
             maps: maps.collect(),
@@ -201,14 +196,6 @@ impl Node {
             excluded_inbound_ports: Vec::new(),
         })
     }
-}
-
-/// Outcomes that stopped something that tried to get past the daemon.
-fn is_blocked_bypass(outcome: Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::Dropped | Outcome::RefusedPlaintext | Outcome::RefusedRaw
-    )
 }
 
 /// Assigned by an operator, not made by the kernel for the link.
