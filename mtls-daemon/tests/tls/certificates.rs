@@ -178,14 +178,14 @@ async fn dates() {
     let ca = Ca::root("root");
     let us = Us::new(&ca, WEB);
     let expired = ca.leaf_with(DB, |params| {
-        params.not_after = since(Duration::from_secs(2))
+        params.not_after = since(Duration::from_secs(2));
     });
     refused_by_both(&us, &expired, Reason::Expired).await;
     let future = ca.leaf_with(DB, |params| params.not_before = in_(HOUR));
     refused_by_both(&us, &future, Reason::NotYetValid).await;
 
     let ended = ca.intermediate_with("ended", |params| {
-        params.not_after = since(Duration::from_secs(2))
+        params.not_after = since(Duration::from_secs(2));
     });
     refused_by_both(&us, &ended.leaf(DB), Reason::Expired).await;
     let coming = ca.intermediate_with("coming", |params| params.not_before = in_(HOUR));
@@ -193,7 +193,7 @@ async fn dates() {
 
     // A root ends too, though it lies in the bundle.
     let ended = Ca::root_with("ended", |params| {
-        params.not_after = since(Duration::from_secs(2))
+        params.not_after = since(Duration::from_secs(2));
     });
     let us = Us::new(&ca, WEB).trusting(TrustBundles::from_iter([bundle(
         "example.org",
@@ -208,11 +208,11 @@ async fn beyond_the_tolerated_skew() {
     let mut us = Us::new(&ca, WEB);
     us.judging.skew = Duration::from_secs(30);
     let late = ca.leaf_with(DB, |params| {
-        params.not_after = since(Duration::from_secs(60))
+        params.not_after = since(Duration::from_secs(60));
     });
     refused_by_both(&us, &late, Reason::Expired).await;
     let early = ca.leaf_with(DB, |params| {
-        params.not_before = in_(Duration::from_secs(60))
+        params.not_before = in_(Duration::from_secs(60));
     });
     refused_by_both(&us, &early, Reason::NotYetValid).await;
 }
@@ -278,7 +278,7 @@ async fn authorities_and_leaves_are_different_things() {
     });
     refused_by_both(&us, &authority, Reason::BadChain).await;
     let signer = ca.leaf_with(DB, |params| {
-        params.key_usages.push(KeyUsagePurpose::KeyCertSign)
+        params.key_usages.push(KeyUsagePurpose::KeyCertSign);
     });
     refused_by_both(&us, &signer, Reason::BadChain).await;
     let cannot_sign = ca.leaf_with(DB, |params| {

@@ -82,7 +82,7 @@ async fn through_an_intermediate_to_another_trust_domain() {
 async fn a_proof_counts_until_the_first_end_in_its_chain() {
     let ca = Ca::root("root");
     let short = ca.intermediate_with("short", |params| {
-        params.not_after = in_(Duration::from_secs(600))
+        params.not_after = in_(Duration::from_secs(600));
     });
     let web = Us {
         leaf: short.leaf(WEB),
@@ -162,10 +162,10 @@ async fn clocks_may_differ_as_far_as_is_configured() {
     let mut db = Us::new(&ca, DB);
     db.judging.skew = Duration::from_secs(120);
     let late = ca.leaf_with(WEB, |params| {
-        params.not_after = since(Duration::from_secs(60))
+        params.not_after = since(Duration::from_secs(60));
     });
     let early = ca.leaf_with(WEB, |params| {
-        params.not_before = in_(Duration::from_secs(60))
+        params.not_before = in_(Duration::from_secs(60));
     });
     for leaf in [late, early] {
         let (dialling, dialled) = sockets().await;

@@ -333,7 +333,7 @@ fn new_serial() -> Result<SerialNumber, String> {
     let mut serial = [0; 16];
     SystemRandom::new()
         .fill(&mut serial)
-        .or(Err("the system gave no random bytes".to_owned()))?;
+        .map_err(|_unspecified| "the system gave no random bytes".to_owned())?;
     // Positive, and of full length (RFC 5280 4.1.2.2).
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&serial))
