@@ -3,11 +3,14 @@
 //! whoever takes over the node can make any identity of its trust domain.
 
 mod authority;
+mod inspect;
+mod leaf;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use authority::{Authority, AuthorityFault, AuthorityFaults};
+pub use authority::Authority;
+pub use inspect::{AuthorityFault, AuthorityFaults};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 

@@ -65,17 +65,16 @@ pub fn private_key(text: &[u8]) -> Result<Arc<dyn SigningKey>, PemError> {
     }
     let loaded = match (keys.as_slice(), damage) {
         (_, Some(damage)) => Err(damage),
-        ([key], None) => any_supported_type(key).or(Err(PemError::UnsupportedKey)),
-        ([], None) if is_encrypted(text) => Err(PemError::EncryptedKey),
         ([], None) => Err(PemError::NoKey),
+        ([key], None) => any_supported_type(key).or(Err(PemError::UnsupportedKey)),
         (_, None) => Err(PemError::SeveralKeys),
     };
     keys.iter_mut().for_each(Zeroize::zeroize);
-    if matches!(loaded, Err(PemError::UnsupportedKey)) && is_encrypted(text) {
+    match loaded {
         // PKCS#1 and SEC1 keep their label when they are encrypted.
-        return Err(PemError::EncryptedKey);
+        Err(_) if is_encrypted(text) => Err(PemError::EncryptedKey),
+        loaded => loaded,
     }
-    loaded
 }
 
 fn is_encrypted(text: &[u8]) -> bool {

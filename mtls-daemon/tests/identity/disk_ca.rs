@@ -22,7 +22,11 @@ impl Disk {
     /// `chain`: as it stands in the certificate file.
     fn new(ca: &Ca, chain: &[&Ca], bundle: Option<&[&Ca]>) -> Self {
         let folder = Folder::new();
-        let text = |cas: &[&Ca]| cas.iter().map(|ca| pem(&ca.certificate)).collect::<String>();
+        let text = |cas: &[&Ca]| {
+            cas.iter()
+                .map(|ca| pem(&ca.certificate))
+                .collect::<String>()
+        };
         let bundle = bundle.map(|roots| folder.write("bundle.pem", text(roots)));
         let config = DiskCa {
             certificate: folder.write("ca.crt", text(chain)),
@@ -34,7 +38,11 @@ impl Disk {
     }
 
     fn load(&self) -> Loaded<Files> {
-        disk_ca::read(&self.config, &trust_domain("example.org"), SystemTime::now())
+        disk_ca::read(
+            &self.config,
+            &trust_domain("example.org"),
+            SystemTime::now(),
+        )
     }
 
     fn files(&self) -> Files {
@@ -52,13 +60,21 @@ impl Disk {
 
 #[track_caller]
 fn assert_says(complaint: &str, words: &str) {
-    assert!(complaint.contains(words), "{words:?} is missing in: {complaint}");
+    assert!(
+        complaint.contains(words),
+        "{words:?} is missing in: {complaint}"
+    );
 }
 
 fn admitted(files: &Files) -> Svid {
     let now = SystemTime::now();
-    let issued = files.authority.as_ref().unwrap().issue(&id(WEB), now).unwrap();
-    let bundles = TrustBundles::from_iter([files.bundle.clone()]);
+    let issued = files
+        .authority
+        .as_ref()
+        .unwrap()
+        .issue(&id(WEB), now)
+        .unwrap();
+    let bundles = TrustBundles::from_iter([std::sync::Arc::clone(&files.bundle)]);
     Svid::admit(issued, &id(WEB), &bundles, now).unwrap()
 }
 
@@ -72,7 +88,11 @@ fn a_root_makes_certificates_as_the_standard_wants_them() {
     assert_eq!(leaf.subject().to_string(), "");
     let san = leaf.subject_alternative_name().unwrap().unwrap();
     assert!(san.critical, "it names the subject alone");
-    assert!(leaf.basic_constraints().unwrap().is_some_and(|c| c.critical && !c.value.ca));
+    assert!(
+        leaf.basic_constraints()
+            .unwrap()
+            .is_some_and(|c| c.critical && !c.value.ca)
+    );
     let usage = leaf.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.digital_signature());
     assert_eq!(usage.value.flags, 1, "nothing but signatures");
@@ -123,13 +143,21 @@ fn nothing_outlives_its_issuer() {
     });
     let disk = Disk::new(&second, &[&second], Some(&[&root]));
     let svid = admitted(&disk.files());
-    assert_eq!(svid.not_after(), Facts::of(&second.certificate).unwrap().not_after);
+    assert_eq!(
+        svid.not_after(),
+        Facts::of(&second.certificate).unwrap().not_after
+    );
 
-    let short = Ca::root_with("short", |params| params.not_after = in_(Duration::from_secs(600)));
+    let short = Ca::root_with("short", |params| {
+        params.not_after = in_(Duration::from_secs(600));
+    });
     let second = short.intermediate("second");
     let disk = Disk::new(&second, &[&second], Some(&[&short]));
     let svid = admitted(&disk.files());
-    assert_eq!(svid.not_after(), Facts::of(&short.certificate).unwrap().not_after);
+    assert_eq!(
+        svid.not_after(),
+        Facts::of(&short.certificate).unwrap().not_after
+    );
 }
 
 #[test]
@@ -137,8 +165,16 @@ fn an_ended_authority_makes_nothing() {
     let ca = Ca::root("root");
     let files = Disk::new(&ca, &[&ca], None).files();
     let later = SystemTime::now() + 25 * HOUR;
-    let error = files.authority.unwrap().issue(&id(WEB), later).err().unwrap();
-    assert_says(&error.to_string(), "the authority's own certificate ended at 2");
+    let error = files
+        .authority
+        .unwrap()
+        .issue(&id(WEB), later)
+        .err()
+        .unwrap();
+    assert_says(
+        &error.to_string(),
+        "the authority's own certificate ended at 2",
+    );
 }
 
 #[test]
@@ -158,8 +194,14 @@ fn a_leaf_is_no_authority() {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     });
     let complaint = Disk::new(&not, &[&not], Some(&[&ca])).complaint();
-    assert_says(&complaint, "certificate 1 (CN=not) is not that of an authority: basicConstraints lacks CA:TRUE");
-    assert_says(&complaint, "certificate 1 (CN=not) may not sign certificates: its keyUsage lacks keyCertSign");
+    assert_says(
+        &complaint,
+        "certificate 1 (CN=not) is not that of an authority: basicConstraints lacks CA:TRUE",
+    );
+    assert_says(
+        &complaint,
+        "certificate 1 (CN=not) may not sign certificates: its keyUsage lacks keyCertSign",
+    );
 }
 
 #[test]
@@ -169,7 +211,10 @@ fn usages_of_an_authority() {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
     let complaint = Disk::new(&narrow, &[&narrow], Some(&[&root])).complaint();
-    assert_says(&complaint, "its extendedKeyUsage lacks serverAuth or clientAuth");
+    assert_says(
+        &complaint,
+        "its extendedKeyUsage lacks serverAuth or clientAuth",
+    );
 }
 
 #[test]
@@ -181,7 +226,10 @@ fn path_lengths() {
     admitted(&Disk::new(&last, &[&last], Some(&[&root])).files());
     let below = last.intermediate("below");
     let complaint = Disk::new(&below, &[&below, &last], Some(&[&root])).complaint();
-    assert_says(&complaint, "certificate 2 (CN=last) allows 0 authorities below it (pathlen), and 1 stand there");
+    assert_says(
+        &complaint,
+        "certificate 2 (CN=last) allows 0 authorities below it (pathlen), and 1 stand there",
+    );
 
     let only_leaves = Ca::root_with("only leaves", |params| {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -204,14 +252,20 @@ fn dates() {
     let ended = Ca::root_with("ended", |params| params.not_after = since(HOUR / 2));
     let second = ended.intermediate("second");
     let complaint = Disk::new(&second, &[&second], Some(&[&ended])).complaint();
-    assert_says(&complaint, "a certificate made with it does not verify: a certificate of the peer's chain ended at");
+    assert_says(
+        &complaint,
+        "a certificate made with it does not verify: a certificate of the peer's chain ended at",
+    );
 }
 
 #[test]
 fn the_key_of_another() {
     let ca = Ca::root("root");
     let disk = Disk::new(&Ca::root("other"), &[&ca], None);
-    assert_says(&disk.complaint(), "the private key does not belong to the first certificate (CN=root)");
+    assert_says(
+        &disk.complaint(),
+        "the private key does not belong to the first certificate (CN=root)",
+    );
 }
 
 #[test]
@@ -219,9 +273,15 @@ fn an_intermediate_without_its_root() {
     let root = Ca::root("root");
     let second = root.intermediate("second");
     let complaint = Disk::new(&second, &[&second], None).complaint();
-    assert_says(&complaint, "CN=second is an intermediate authority: name the file with its root as `bundle`");
+    assert_says(
+        &complaint,
+        "CN=second is an intermediate authority: name the file with its root as `bundle`",
+    );
     let complaint = Disk::new(&second, &[&second], Some(&[&Ca::root("other")])).complaint();
-    assert_says(&complaint, "no root in the trust bundle of example.org issued");
+    assert_says(
+        &complaint,
+        "no root in the trust bundle of example.org issued",
+    );
 }
 
 #[test]
@@ -230,8 +290,14 @@ fn a_chain_in_the_wrong_order() {
     let second = root.intermediate("second");
     let third = second.intermediate("third");
     let complaint = Disk::new(&third, &[&second, &third], Some(&[&root])).complaint();
-    assert_says(&complaint, "certificate 1 (CN=second) was not issued by the one after it");
-    assert_says(&complaint, "the private key does not belong to the first certificate (CN=second)");
+    assert_says(
+        &complaint,
+        "certificate 1 (CN=second) was not issued by the one after it",
+    );
+    assert_says(
+        &complaint,
+        "the private key does not belong to the first certificate (CN=second)",
+    );
 }
 
 #[test]
@@ -241,7 +307,10 @@ fn name_constraints() {
         params.custom_extensions = vec![only_uris_of("other.test")];
     });
     let complaint = Disk::new(&bound, &[&bound], Some(&[&root])).complaint();
-    assert_says(&complaint, "its name constraints do not allow spiffe:// names of example.org");
+    assert_says(
+        &complaint,
+        "its name constraints do not allow spiffe:// names of example.org",
+    );
 }
 
 #[test]

@@ -13,7 +13,9 @@ fn node() -> Node {
 }
 
 fn serial(leaf: &Leaf, ca: &Ca) -> String {
-    leaf.svid(WEB, &ca.bundles("example.org")).serial().to_owned()
+    leaf.svid(WEB, &ca.bundles("example.org"))
+        .serial()
+        .to_owned()
 }
 
 #[tokio::test(start_paused = true)]
@@ -29,7 +31,10 @@ async fn they_are_taken_and_followed() {
     let second = ca.intermediate("second").leaf(WEB);
     write_files(&node.folder, &second, &ca);
     let next = web.renewed(&state).await;
-    assert_eq!(generation(&next, "example.org"), generation(&state, "example.org"));
+    assert_eq!(
+        generation(&next, "example.org"),
+        generation(&state, "example.org")
+    );
     assert_eq!(next.svid.unwrap().key().cert.len(), 2);
 }
 
@@ -38,8 +43,10 @@ async fn they_are_taken_and_followed() {
 async fn a_mounted_secret_is_swapped() {
     let (node, ca) = (node(), Ca::root("root"));
     let mount = |name: &str, leaf: &Leaf| {
-        node.folder.write(&format!("{name}/tls.crt"), leaf.chain_pem());
-        node.folder.write(&format!("{name}/tls.key"), leaf.key_pem());
+        node.folder
+            .write(&format!("{name}/tls.crt"), leaf.chain_pem());
+        node.folder
+            .write(&format!("{name}/tls.key"), leaf.key_pem());
         node.folder.write(&format!("{name}/ca.crt"), &ca.pem);
         symlink(name, node.folder.file("..data_tmp")).unwrap();
         std::fs::rename(node.folder.file("..data_tmp"), node.folder.file("..data")).unwrap();
@@ -70,7 +77,10 @@ async fn a_half_written_pair_is_never_served() {
     let next = ca.leaf(WEB);
     node.folder.write("tls.crt", next.chain_pem());
     let failure = web.failing().await;
-    assert!(failure.contains("tls.crt: the private key does not belong to the certificate"), "{failure}");
+    assert!(
+        failure.contains("tls.crt: the private key does not belong to the certificate"),
+        "{failure}"
+    );
     let held = web.now().svid.unwrap();
     assert_eq!(held.serial(), state.svid.as_ref().unwrap().serial());
 
@@ -122,10 +132,20 @@ async fn a_withdrawn_root_is_withdrawn() {
     let state = web.ready().await;
     node.folder.write("ca.crt", &new.pem);
     let failure = web.failing().await;
-    assert!(failure.contains("peers would refuse the certificate"), "{failure}");
+    assert!(
+        failure.contains("peers would refuse the certificate"),
+        "{failure}"
+    );
     let now = web.now();
-    assert_eq!(now.bundles.iter().next().unwrap().roots()[0].subject, "CN=new");
-    assert_eq!(now.svid.unwrap().serial(), state.svid.as_ref().unwrap().serial(), "other nodes may lag behind");
+    assert_eq!(
+        now.bundles.iter().next().unwrap().roots()[0].subject,
+        "CN=new"
+    );
+    assert_eq!(
+        now.svid.unwrap().serial(),
+        state.svid.as_ref().unwrap().serial(),
+        "other nodes may lag behind"
+    );
 
     write_files(&node.folder, &new.leaf(WEB), &new);
     let well = web.until("well", |state| state.failure.is_none()).await;
@@ -138,7 +158,12 @@ async fn the_certificate_of_another_is_refused() {
     write_files(&node.folder, &ca.leaf(DB), &ca);
     let mut web = node.enrol_from("web", WEB, Some(files_in(&node.folder)));
     let failure = web.failing().await;
-    assert!(failure.contains(&format!("the certificate is for {DB}, but the workload is configured as {WEB}")), "{failure}");
+    assert!(
+        failure.contains(&format!(
+            "the certificate is for {DB}, but the workload is configured as {WEB}"
+        )),
+        "{failure}"
+    );
     assert!(web.now().svid.is_none());
 }
 
@@ -165,7 +190,10 @@ async fn ending_without_a_successor() {
 
     let began = tokio::time::Instant::now();
     let failure = web.failing().await;
-    assert!(failure.contains("its source has not brought a successor"), "{failure}");
+    assert!(
+        failure.contains("its source has not brought a successor"),
+        "{failure}"
+    );
     let waited = began.elapsed().as_secs();
     assert!((790..=810).contains(&waited), "warned after {waited} s");
     assert!(web.now().svid.is_some(), "it is still good");
@@ -187,7 +215,10 @@ async fn not_valid_yet() {
     write_files(&node.folder, &early, &ca);
     let mut web = node.enrol_from("web", WEB, Some(files_in(&node.folder)));
     let failure = web.failing().await;
-    assert!(failure.contains("later than now: compare the clocks"), "{failure}");
+    assert!(
+        failure.contains("later than now: compare the clocks"),
+        "{failure}"
+    );
     let state = web.ready().await;
     assert_eq!(state.failure, None);
 }

@@ -2,6 +2,7 @@
 //! kept fresh: with real files, in virtual time.
 #![allow(
     clippy::large_futures,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test may be large, and fails by panicking"
 )]

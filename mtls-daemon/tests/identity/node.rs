@@ -58,7 +58,11 @@ impl Node {
         spiffe_id: &str,
         source: Option<Source>,
     ) -> Watched {
-        Watched(self.store.enrol(&workload(name, spiffe_id, source)).unwrap())
+        Watched(
+            self.store
+                .enrol(&workload(name, spiffe_id, source))
+                .unwrap(),
+        )
     }
 }
 
@@ -140,7 +144,10 @@ impl Watched {
     pub(crate) async fn renewed(&mut self, before: &WorkloadIdentity) -> WorkloadIdentity {
         let serial = before.svid.as_ref().map(|svid| svid.serial().to_owned());
         self.until("renewed", |state| {
-            state.svid.as_ref().is_some_and(|svid| Some(svid.serial()) != serial.as_deref())
+            state
+                .svid
+                .as_ref()
+                .is_some_and(|svid| Some(svid.serial()) != serial.as_deref())
         })
         .await
     }

@@ -29,7 +29,11 @@ async fn thirty_renewals_and_never_a_gap() {
         assert!(!left(&node, svid.good_until()).is_zero());
         assert_eq!(state.failure, None);
         assert_eq!(state.renewals.succeeded, 1 + nth);
-        assert_eq!(generation(&state, "example.org"), bundle, "the roots are the same");
+        assert_eq!(
+            generation(&state, "example.org"),
+            bundle,
+            "the roots are the same"
+        );
     }
     assert_eq!(state.renewals.failed, 0);
     assert!(state.generation > 30);
@@ -46,18 +50,32 @@ async fn at_half_life_and_spread_out() {
         let mut watched = node.enrol(&format!("w{n}"), &format!("spiffe://example.org/w{n}"));
         let state = watched.ready().await;
         let svid = state.svid.unwrap();
-        let life = svid.good_until().duration_since(svid.obtained()).unwrap().as_secs_f64();
-        let at = state.next_renewal.unwrap().duration_since(svid.obtained()).unwrap();
+        let life = svid
+            .good_until()
+            .duration_since(svid.obtained())
+            .unwrap()
+            .as_secs_f64();
+        let at = state
+            .next_renewal
+            .unwrap()
+            .duration_since(svid.obtained())
+            .unwrap();
         assert!((0.4..=0.6).contains(&(at.as_secs_f64() / life)), "{at:?}");
         moments.insert(at.as_secs() / 10);
     }
-    assert!(moments.len() > 20, "50 renewals fall into {} of 72 slots", moments.len());
+    assert!(
+        moments.len() > 20,
+        "50 renewals fall into {} of 72 slots",
+        moments.len()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_authority_that_ends_refuses_and_its_successor_recovers() {
     let folder = Folder::new();
-    let old = Ca::root_with("old", |params| params.not_after = in_(Duration::from_secs(60)));
+    let old = Ca::root_with("old", |params| {
+        params.not_after = in_(Duration::from_secs(60));
+    });
     write_ca(&folder, &old, &[&old]);
     let node = Node::with_disk_ca(folder, TTL);
     let mut web = node.enrol("web", WEB);
@@ -67,8 +85,15 @@ async fn an_authority_that_ends_refuses_and_its_successor_recovers() {
     let failure = ended.failure.unwrap();
     assert!(failure.contains("ended at"), "{failure}");
     assert_eq!(ended.next_renewal, None);
-    let failure = web.until("a failed attempt", |state| state.renewals.failed > 3).await.failure.unwrap();
-    assert!(failure.contains("the authority's own certificate ended at"), "{failure}");
+    let failure = web
+        .until("a failed attempt", |state| state.renewals.failed > 3)
+        .await
+        .failure
+        .unwrap();
+    assert!(
+        failure.contains("the authority's own certificate ended at"),
+        "{failure}"
+    );
 
     let new = Ca::root("new");
     write_ca(&node.folder, &new, &[&old, &new]);
@@ -85,7 +110,10 @@ async fn a_new_authority_is_taken_up_at_once_and_the_old_root_dropped() {
     let node = Node::with_disk_ca(folder, HOUR);
     let (mut web, mut db) = (node.enrol("web", WEB), node.enrol("db", DB));
     let (first, other) = (web.ready().await, db.ready().await);
-    assert_eq!(generation(&first, "example.org"), generation(&other, "example.org"));
+    assert_eq!(
+        generation(&first, "example.org"),
+        generation(&other, "example.org")
+    );
 
     // Trust the new root everywhere first.
     write_bundle(&node.folder, &[&old, &new]);
@@ -97,21 +125,29 @@ async fn a_new_authority_is_taken_up_at_once_and_the_old_root_dropped() {
     // Then issue with it.
     write_ca(&node.folder, &new, &[&old, &new]);
     let issued = web.until("issued by the new one", |state| {
-        let issuer = state.svid.as_ref().map(|svid| svid.check(&new.bundles("example.org"), node.clock.now()));
+        let issuer = state
+            .svid
+            .as_ref()
+            .map(|svid| svid.check(&new.bundles("example.org"), node.clock.now()));
         issuer == Some(Ok(()))
     });
     let issued = issued.await;
     assert_eq!(issued.failure, None);
-    assert_eq!(generation(&issued, "example.org"), generation(&both, "example.org"));
+    assert_eq!(
+        generation(&issued, "example.org"),
+        generation(&both, "example.org")
+    );
     // Then drop the old one.
     write_bundle(&node.folder, &[&new]);
     let last = web.until("the new root alone", |state| {
         state.bundles.iter().next().unwrap().roots().len() == 1
     });
     assert_eq!(last.await.failure, None);
-    let _ = db.until("the neighbour too", |state| {
-        state.bundles.iter().next().unwrap().roots().len() == 1
-    }).await;
+    let _ = db
+        .until("the neighbour too", |state| {
+            state.bundles.iter().next().unwrap().roots().len() == 1
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +158,10 @@ async fn a_broken_authority_file_changes_nothing_but_is_said() {
     let node = Node::with_disk_ca(folder, TTL);
     let mut web = node.enrol("web", WEB);
     let mut state = web.ready().await;
-    node.folder.write("ca.key", "-----BEGIN PRIVATE KEY-----\nno\n-----END PRIVATE KEY-----\n");
+    node.folder.write(
+        "ca.key",
+        "-----BEGIN PRIVATE KEY-----\nno\n-----END PRIVATE KEY-----\n",
+    );
     let failure = web.failing().await;
     assert!(failure.contains("ca.key"), "{failure}");
     // It goes on with what it holds, renewals included, and does not fall silent.
@@ -132,7 +171,8 @@ async fn a_broken_authority_file_changes_nothing_but_is_said() {
     }
     assert!(web.now().failure.unwrap().contains("ca.key"));
     write_ca(&node.folder, &ca, &[&ca]);
-    web.until("well again", |state| state.failure.is_none()).await;
+    web.until("well again", |state| state.failure.is_none())
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,8 +181,14 @@ async fn files_that_come_later() {
     let node = Node::with_disk_ca(folder, HOUR);
     let mut web = node.enrol("web", WEB);
     let failure = web.failing().await;
-    assert!(failure.contains("ca.crt: No such file or directory"), "{failure}");
-    assert!(failure.contains("ca.key: No such file or directory"), "{failure}");
+    assert!(
+        failure.contains("ca.crt: No such file or directory"),
+        "{failure}"
+    );
+    assert!(
+        failure.contains("ca.key: No such file or directory"),
+        "{failure}"
+    );
     let ca = Ca::root("root");
     write_ca(&node.folder, &ca, &[&ca]);
     assert_eq!(web.ready().await.failure, None);

@@ -3,7 +3,9 @@
 use mtls_daemon::identity::{IdentityStore, Timings};
 
 use crate::folder::Folder;
-use crate::node::{Node, disk_ca_in, federated, files_in, generation, workload, write_ca, write_files};
+use crate::node::{
+    Node, disk_ca_in, federated, files_in, generation, workload, write_ca, write_files,
+};
 use crate::pki::{Ca, DB, HOUR, WEB, trust_domain};
 
 #[tokio::test(start_paused = true)]
@@ -30,7 +32,10 @@ async fn enrolled_twice_withdrawn_and_changed() {
     let mut web = node.enrol("web", WEB);
     let first = web.ready().await;
     let again = node.enrol("web", WEB);
-    assert_eq!(again.now().svid.unwrap().serial(), first.svid.unwrap().serial());
+    assert_eq!(
+        again.now().svid.unwrap().serial(),
+        first.svid.unwrap().serial()
+    );
 
     // The same name with another identity is another workload.
     let mut changed = node.enrol("web", DB);
@@ -67,7 +72,9 @@ async fn bundles_of_other_trust_domains() {
     let node = Node::new(folder, Some(source), federation);
     let mut web = node.enrol("web", WEB);
     let state = web
-        .until("both domains", |state| state.svid.is_some() && generation(state, "other.test").is_some())
+        .until("both domains", |state| {
+            state.svid.is_some() && generation(state, "other.test").is_some()
+        })
         .await;
     let own = state.bundles.get(&trust_domain("example.org")).unwrap();
     assert_eq!(own.roots().len(), 1);
@@ -82,22 +89,36 @@ async fn bundles_of_other_trust_domains() {
         assert!(waited < 60);
     }
     let failure = &node.store.federation().failures[&trust_domain("other.test")];
-    assert!(failure.contains("theirs.pem: it holds no certificate"), "{failure}");
-    assert_eq!(generation(&web.now(), "other.test"), generation(&state, "other.test"));
+    assert!(
+        failure.contains("theirs.pem: it holds no certificate"),
+        "{failure}"
+    );
+    assert_eq!(
+        generation(&web.now(), "other.test"),
+        generation(&state, "other.test")
+    );
 
     // Their new root is another generation; ours stays.
     node.folder.write("theirs.pem", &Ca::root("their next").pem);
     let next = web
-        .until("their next root", |next| generation(next, "other.test") > generation(&state, "other.test"))
+        .until("their next root", |next| {
+            generation(next, "other.test") > generation(&state, "other.test")
+        })
         .await;
-    assert_eq!(generation(&next, "example.org"), generation(&state, "example.org"));
+    assert_eq!(
+        generation(&next, "example.org"),
+        generation(&state, "example.org")
+    );
     assert_eq!(next.svid.unwrap().serial(), state.svid.unwrap().serial());
 
     // No longer federated.
     let mut config = node.config.clone();
     config.federated.clear();
     node.store.reload(&config);
-    web.until("other.test is gone", |state| generation(state, "other.test").is_none()).await;
+    web.until("other.test is gone", |state| {
+        generation(state, "other.test").is_none()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,21 +127,25 @@ async fn a_reload_is_no_gap_for_what_stays() {
     let (ours, theirs) = (Ca::root("ours"), Ca::root("theirs"));
     write_files(&folder, &ours.leaf(WEB), &ours);
     let theirs_file = folder.write("theirs.pem", &theirs.pem);
-    let node = Node::new(
-        folder,
-        None,
-        vec![federated("other.test", theirs_file)],
-    );
+    let node = Node::new(folder, None, vec![federated("other.test", theirs_file)]);
     let mut web = node.enrol_from("web", WEB, Some(files_in(&node.folder)));
     let state = web
-        .until("ready", |state| state.svid.is_some() && generation(state, "other.test").is_some())
+        .until("ready", |state| {
+            state.svid.is_some() && generation(state, "other.test").is_some()
+        })
         .await;
     let mut config = node.config.clone();
-    config.federated.push(federated("third.test", node.folder.write("third.pem", &Ca::root("third").pem)));
+    config.federated.push(federated(
+        "third.test",
+        node.folder.write("third.pem", &Ca::root("third").pem),
+    ));
     node.store.reload(&config);
     let both = web
         .until("third.test", |now| {
-            assert_eq!(generation(now, "other.test"), generation(&state, "other.test"));
+            assert_eq!(
+                generation(now, "other.test"),
+                generation(&state, "other.test")
+            );
             generation(now, "third.test").is_some()
         })
         .await;
@@ -140,13 +165,18 @@ async fn a_guest_knows_the_nodes_roots() {
     write_files(&guests, &theirs.leaf(guest_id), &theirs);
     let mut guest = node.enrol_from("guest", guest_id, Some(files_in(&guests)));
     let state = guest
-        .until("both bundles", |state| state.svid.is_some() && generation(state, "example.org").is_some())
+        .until("both bundles", |state| {
+            state.svid.is_some() && generation(state, "example.org").is_some()
+        })
         .await;
     assert_eq!(state.source, "files");
     assert!(generation(&state, "other.test").is_some());
     let mut web = node.enrol("web", WEB);
     let web = web.ready().await;
-    assert!(generation(&web, "other.test").is_none(), "a guest's roots are the guest's alone");
+    assert!(
+        generation(&web, "other.test").is_none(),
+        "a guest's roots are the guest's alone"
+    );
 }
 
 #[test]

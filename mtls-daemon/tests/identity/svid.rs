@@ -32,7 +32,11 @@ fn a_good_one() {
 fn never_another_identity() {
     let ca = Ca::root("root");
     let bundles = ca.bundles("example.org");
-    for other in [DB, "spiffe://example.org/ns/default/sa/web2", "spiffe://example.org/ns/default/sa"] {
+    for other in [
+        DB,
+        "spiffe://example.org/ns/default/sa/web2",
+        "spiffe://example.org/ns/default/sa",
+    ] {
         let expected = SvidFault::OtherIdentity {
             wanted: id(WEB),
             got: id(other),
@@ -47,9 +51,15 @@ fn without_a_name_the_error_gives_the_line_to_use() {
     let leaf = ca.leaf_with(WEB, |params| params.subject_alt_names.clear());
     let found = faults(&leaf, &ca.bundles("example.org"));
     let text = found[0].to_string();
-    assert!(text.contains("it carries no URI subject alternative name"), "{text}");
+    assert!(
+        text.contains("it carries no URI subject alternative name"),
+        "{text}"
+    );
     assert!(text.contains("openssl req -new"), "{text}");
-    assert!(text.contains(&format!("subjectAltName=critical,URI:{WEB}")), "{text}");
+    assert!(
+        text.contains(&format!("subjectAltName=critical,URI:{WEB}")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -57,7 +67,10 @@ fn the_key_belongs_to_the_certificate() {
     let ca = Ca::root("root");
     let mut leaf = ca.leaf(WEB);
     leaf.key = KeyPair::generate().unwrap();
-    assert_eq!(faults(&leaf, &ca.bundles("example.org")), [SvidFault::OtherKey]);
+    assert_eq!(
+        faults(&leaf, &ca.bundles("example.org")),
+        [SvidFault::OtherKey]
+    );
 }
 
 #[test]
@@ -72,10 +85,18 @@ fn both_usages_and_dates() {
         let leaf = ca.leaf_with(WEB, |params| params.extended_key_usages = usages);
         assert_eq!(faults(&leaf, &bundles), [SvidFault::ExtendedKeyUsage]);
     }
-    let ended = ca.leaf_with(WEB, |params| params.not_after = since(Duration::from_secs(5)));
-    assert!(matches!(faults(&ended, &bundles)[..], [SvidFault::Expired(_)]));
+    let ended = ca.leaf_with(WEB, |params| {
+        params.not_after = since(Duration::from_secs(5));
+    });
+    assert!(matches!(
+        faults(&ended, &bundles)[..],
+        [SvidFault::Expired(_)]
+    ));
     let coming = ca.leaf_with(WEB, |params| params.not_before = in_(HOUR));
-    assert!(matches!(faults(&coming, &bundles)[..], [SvidFault::NotYetValid(_)]));
+    assert!(matches!(
+        faults(&coming, &bundles)[..],
+        [SvidFault::NotYetValid(_)]
+    ));
 }
 
 #[test]
@@ -95,12 +116,16 @@ fn everything_at_once() {
 #[test]
 fn it_leads_to_a_root_of_its_own_domain() {
     let (ours, theirs) = (Ca::root("ours"), Ca::root("theirs"));
-    let bundles = TrustBundles::from_iter([ours.bundle("example.org"), theirs.bundle("other.test")]);
+    let bundles =
+        TrustBundles::from_iter([ours.bundle("example.org"), theirs.bundle("other.test")]);
     let text = faults(&theirs.leaf(WEB), &bundles)[0].to_string();
     assert_eq!(
         text,
         "peers would refuse the certificate: no root in the trust bundle of example.org issued the peer's certificate"
     );
     let text = faults(&ours.leaf(WEB), &TrustBundles::default())[0].to_string();
-    assert!(text.contains("no trust bundle for the peer's trust domain example.org"), "{text}");
+    assert!(
+        text.contains("no trust bundle for the peer's trust domain example.org"),
+        "{text}"
+    );
 }

@@ -1,33 +1,34 @@
-//! An authority that can make certificates which peers accept, or every
-//! reason why it cannot.
+//! An authority that can make certificates which peers accept.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
-    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, alg_id,
+};
 use rustls::sign::{CertifiedKey, SigningKey};
-use thiserror::Error;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::super::bundle::{TrustBundle, TrustBundles};
-use super::super::certificate::{Facts, shown};
 use super::super::source::SourceError;
 use super::super::svid::Issued;
-use super::super::verify::{PeerFault, Presenter, verify_peer};
+use super::super::verify::{Presenter, verify_peer};
+use super::inspect::{AuthorityFault, AuthorityFaults, look_through, without_root};
+use super::leaf::{Leaf, signed};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// An authority whose certificates peers accept: tried out when it loads.
 pub struct Authority {
-    issuer: Issuer<'static, AuthorityKey>,
+    key: Arc<dyn SigningKey>,
+    scheme: SignatureScheme,
+    algorithm: AlgorithmIdentifier,
+    /// Its subject, as it stands in its certificate.
+    name: Vec<u8>,
+    key_id: Option<Vec<u8>>,
     /// What stands between a leaf and its root: the authority itself and the
     /// chain above it; nothing, if it is the root.
     presented: Vec<CertificateDer<'static>>,
@@ -35,64 +36,6 @@ pub struct Authority {
     good_until: SystemTime,
     svid_ttl: Duration,
 }
-
-/// Why an authority cannot issue, one sentence each.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum AuthorityFault {
-    #[error(
-        "certificate {nth} ({subject}) is not that of an authority: basicConstraints lacks CA:TRUE"
-    )]
-    NotAnAuthority { nth: usize, subject: String },
-    #[error(
-        "certificate {nth} ({subject}) may not sign certificates: its keyUsage lacks keyCertSign"
-    )]
-    KeyUsage { nth: usize, subject: String },
-    #[error(
-        "certificate {nth} ({subject}) limits what it issues to other uses: its extendedKeyUsage lacks serverAuth or clientAuth"
-    )]
-    ExtendedKeyUsage { nth: usize, subject: String },
-    #[error(
-        "certificate {nth} ({subject}) allows {allowed} authorities below it (pathlen), and {below} stand there"
-    )]
-    PathLen {
-        nth: usize,
-        subject: String,
-        allowed: u32,
-        below: usize,
-    },
-    #[error("certificate {nth} ({subject}) ended at {}", shown(*not_after))]
-    Expired {
-        nth: usize,
-        subject: String,
-        not_after: SystemTime,
-    },
-    #[error("certificate {nth} ({subject}) begins at {}, later than now: compare the clocks", shown(*not_before))]
-    NotYetValid {
-        nth: usize,
-        subject: String,
-        not_before: SystemTime,
-    },
-    #[error("certificate {nth} cannot be read")]
-    Unreadable { nth: usize },
-    #[error(
-        "certificate {nth} ({subject}) was not issued by the one after it: order them from the authority upwards"
-    )]
-    Order { nth: usize, subject: String },
-    #[error("the private key does not belong to the first certificate ({subject})")]
-    OtherKey { subject: String },
-    #[error(
-        "its name constraints do not allow spiffe:// names of {0}; constraints on URIs are not supported, so that any of them refuses"
-    )]
-    NameConstraints(TrustDomain),
-    #[error("a certificate made with it does not verify: {0}")]
-    Trial(PeerFault),
-    #[error("a certificate cannot be made with it: {0}")]
-    Issue(String),
-}
-
-/// All of them, at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthorityFaults(pub Vec<AuthorityFault>);
 
 /// New certificates begin a little earlier, for peers whose clocks are late.
 const BACKDATE: Duration = Duration::from_secs(60);
@@ -138,26 +81,29 @@ impl Authority {
         bundle: &Arc<TrustBundle>,
         now: SystemTime,
     ) -> Result<Self, AuthorityFault> {
-        let certificate = pair
-            .cert
-            .first()
+        let certificate = pair.cert.first();
+        let (name, key_id) = certificate
+            .and_then(name_and_key_id)
             .ok_or(AuthorityFault::Unreadable { nth: 1 })?;
-        let issuer = AuthorityKey::new(certificate, pair.key)
-            .and_then(|key| Issuer::from_ca_cert_der(certificate, key))
-            .map_err(|e| AuthorityFault::Issue(e.to_string()))?;
+        let (scheme, algorithm) = SIGNATURES
+            .into_iter()
+            .find(|(scheme, _)| pair.key.choose_scheme(&[*scheme]).is_some())
+            .ok_or(AuthorityFault::KeyKind)?;
         let mut authority = Self {
-            issuer,
+            key: pair.key,
+            scheme,
+            algorithm,
+            name,
+            key_id,
             presented: if is_root { Vec::new() } else { pair.cert },
             good_until: end,
             svid_ttl: Duration::ZERO,
         };
-        let trial = format!("spiffe://{}/mtls-daemon/trial", bundle.trust_domain())
-            .parse()
-            .map_err(|e| AuthorityFault::Issue(format!("{e}")))?;
         // As long-lived as it can be, so that its proof ends with the chain.
+        let trial = trial_id(bundle.trust_domain())?;
         let issued = authority
             .issue_until(&trial, now, end)
-            .map_err(|e| AuthorityFault::Issue(e.to_string()))?;
+            .map_err(AuthorityFault::Issue)?;
         let bundles = TrustBundles::from_iter([Arc::clone(bundle)]);
         for presenter in [Presenter::Client, Presenter::Server] {
             let seen = verify_peer(&issued.chain, presenter, &bundles, now, Duration::ZERO)
@@ -181,253 +127,80 @@ impl Authority {
         now: SystemTime,
         until: SystemTime,
     ) -> Result<Issued, SourceError> {
-        let failed = |e: rcgen::Error| SourceError::Issue(e.to_string());
-        let (key, public) = new_key().map_err(SourceError::Issue)?;
-        let mut params = CertificateParams::default();
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = until.into();
-        params.serial_number = Some(new_serial().map_err(SourceError::Issue)?);
-        // The identity is in the alternative name alone, which is then critical.
-        params.distinguished_name = DistinguishedName::new();
-        let san = workload.as_str().try_into().map_err(failed)?;
-        params.subject_alt_names = vec![SanType::URI(san)];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&public, &self.issuer).map_err(failed)?;
+        let failed = |what: &str| SourceError::Issue(what.to_owned());
+        let key = new_key()?;
+        let public_key = key
+            .public_key()
+            .ok_or_else(|| failed("a new key has no public half"))?;
+        let leaf = Leaf {
+            workload,
+            public_key: &public_key,
+            serial: new_serial()?,
+            not_before: now - BACKDATE,
+            not_after: until,
+            issuer: &self.name,
+            issuer_key_id: self.key_id.as_deref(),
+        };
+        let to_be_signed = leaf
+            .to_be_signed(self.algorithm)
+            .ok_or_else(|| failed("its dates are beyond the calendar"))?;
+        let signature = self
+            .key
+            .choose_scheme(&[self.scheme])
+            .and_then(|signer| signer.sign(&to_be_signed).ok())
+            .ok_or_else(|| failed("the authority's key does not sign"))?;
         let mut chain = Vec::with_capacity(1 + self.presented.len());
-        chain.push(leaf.der().clone());
+        chain.push(signed(&to_be_signed, self.algorithm, &signature));
         chain.extend_from_slice(&self.presented);
         Ok(Issued { chain, key })
     }
 }
 
-impl AuthorityFault {
-    fn of_trial(fault: PeerFault, bundle: &TrustBundle) -> Self {
-        match fault {
-            PeerFault::Chain(webpki::Error::NameConstraintViolation) => {
-                Self::NameConstraints(bundle.trust_domain().clone())
-            }
-            other => Self::Trial(other),
-        }
-    }
-}
+/// Every kind of key that can sign certificates, and how. RSA in its older
+/// padding, which every verifier knows.
+const SIGNATURES: [(SignatureScheme, AlgorithmIdentifier); 5] = [
+    (SignatureScheme::ECDSA_NISTP256_SHA256, alg_id::ECDSA_SHA256),
+    (SignatureScheme::ECDSA_NISTP384_SHA384, alg_id::ECDSA_SHA384),
+    (SignatureScheme::ECDSA_NISTP521_SHA512, alg_id::ECDSA_SHA512),
+    (SignatureScheme::ED25519, alg_id::ED25519),
+    (SignatureScheme::RSA_PKCS1_SHA256, alg_id::RSA_PKCS1_SHA256),
+];
 
-/// A self-signed certificate at the end of a chain is of no use to anyone:
-/// who trusts it has it. Alone, it is the authority itself.
-fn without_root(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
-    while chain.len() > 1
-        && chain
-            .last()
-            .and_then(|der| Facts::of(der))
-            .is_some_and(|facts| facts.self_issued)
-    {
-        chain.pop();
-    }
-    chain
-}
-
-/// Looks at each certificate by itself and at its place in the chain.
-fn look_through(
-    chain: &[CertificateDer<'_>],
-    now: SystemTime,
-    faults: &mut Vec<AuthorityFault>,
-) -> Vec<Facts> {
-    let mut links = Vec::with_capacity(chain.len());
-    for (nth, der) in (1..).zip(chain) {
-        let Some(facts) = Facts::of(der) else {
-            faults.push(AuthorityFault::Unreadable { nth });
-            continue;
-        };
-        look_at(nth, &facts, now, faults);
-        links.push(facts);
-    }
-    for (nth, pair) in (1..).zip(chain.windows(2)) {
-        if !issued_by(&pair[0], &pair[1]) {
-            let subject = Facts::of(&pair[0])
-                .map(|facts| facts.subject)
-                .unwrap_or_default();
-            faults.push(AuthorityFault::Order { nth, subject });
-        }
-    }
-    links
-}
-
-fn look_at(nth: usize, facts: &Facts, now: SystemTime, faults: &mut Vec<AuthorityFault>) {
-    let subject = || facts.subject.clone();
-    if !facts.is_ca {
-        faults.push(AuthorityFault::NotAnAuthority {
-            nth,
-            subject: subject(),
-        });
-    }
-    if facts.key_usage.is_some_and(|usage| !usage.key_cert_sign) {
-        faults.push(AuthorityFault::KeyUsage {
-            nth,
-            subject: subject(),
-        });
-    }
-    if facts
-        .extended_key_usage
-        .is_some_and(|usage| !(usage.server_auth && usage.client_auth))
-    {
-        faults.push(AuthorityFault::ExtendedKeyUsage {
-            nth,
-            subject: subject(),
-        });
-    }
-    let below = nth - 1;
-    if let Some(allowed) = facts.path_len.filter(|allowed| below > *allowed as usize) {
-        faults.push(AuthorityFault::PathLen {
-            nth,
-            subject: subject(),
-            allowed,
-            below,
-        });
-    }
-    if now > facts.not_after {
-        let not_after = facts.not_after;
-        faults.push(AuthorityFault::Expired {
-            nth,
-            subject: subject(),
-            not_after,
-        });
-    }
-    if now < facts.not_before {
-        let not_before = facts.not_before;
-        faults.push(AuthorityFault::NotYetValid {
-            nth,
-            subject: subject(),
-            not_before,
-        });
-    }
-}
-
-/// By name; the trial verifies the signatures.
-fn issued_by(below: &CertificateDer<'_>, above: &CertificateDer<'_>) -> bool {
-    let (Ok((_, below)), Ok((_, above))) = (
-        X509Certificate::from_der(below),
-        X509Certificate::from_der(above),
-    ) else {
-        return false;
-    };
-    below.issuer().as_raw() == above.subject().as_raw()
-}
-
-fn new_key() -> Result<(Arc<dyn SigningKey>, LeafKey), String> {
-    let failed = |_| "no key could be generated".to_owned();
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
-    let public = LeafKey(pair.public_key().as_ref().to_vec());
+fn new_key() -> Result<Arc<dyn SigningKey>, SourceError> {
+    let failed = || SourceError::Issue("no key could be generated".to_owned());
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).or(Err(failed()))?;
     // The one hand-over between the two libraries; wiped when dropped.
-    let document = pair.to_pkcs8v1().map_err(failed)?;
+    let document = pair.to_pkcs8v1().or(Err(failed()))?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_ref()));
-    let key = any_ecdsa_type(&der).map_err(|e| e.to_string())?;
-    Ok((key, public))
+    any_ecdsa_type(&der).or(Err(failed()))
 }
 
-fn new_serial() -> Result<SerialNumber, String> {
+fn new_serial() -> Result<[u8; 16], SourceError> {
     let mut serial = [0; 16];
-    SystemRandom::new()
-        .fill(&mut serial)
-        .map_err(|_unspecified| "the system gave no random bytes".to_owned())?;
+    if SystemRandom::new().fill(&mut serial).is_err() {
+        let what = "the system gave no random bytes".to_owned();
+        return Err(SourceError::Issue(what));
+    }
     // Positive, and of full length (RFC 5280 4.1.2.2).
     serial[0] = serial[0] & 0x7f | 0x40;
-    Ok(SerialNumber::from_slice(&serial))
+    Ok(serial)
 }
 
-/// Public half of a new workload key: an uncompressed P-256 point.
-struct LeafKey(Vec<u8>);
-
-impl PublicKeyData for LeafKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
+fn name_and_key_id(certificate: &CertificateDer<'_>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let key_id =
+        certificate
+            .extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            });
+    Some((certificate.subject().as_raw().to_vec(), key_id))
 }
 
-/// The authority's key, of whatever kind, behind `rcgen`'s interface.
-struct AuthorityKey {
-    key: Arc<dyn SigningKey>,
-    scheme: SignatureScheme,
-    algorithm: &'static SignatureAlgorithm,
-    public: Vec<u8>,
+fn trial_id(trust_domain: &TrustDomain) -> Result<SpiffeId, AuthorityFault> {
+    format!("spiffe://{trust_domain}/mtls-daemon/trial")
+        .parse()
+        .map_err(|e| AuthorityFault::Issue(SourceError::Issue(format!("{e}"))))
 }
-
-impl AuthorityKey {
-    /// Every kind that can sign certificates, and how.
-    const KINDS: [(SignatureScheme, &SignatureAlgorithm); 5] = [
-        (
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            &rcgen::PKCS_ECDSA_P256_SHA256,
-        ),
-        (
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            &rcgen::PKCS_ECDSA_P384_SHA384,
-        ),
-        (
-            SignatureScheme::ECDSA_NISTP521_SHA512,
-            &rcgen::PKCS_ECDSA_P521_SHA512,
-        ),
-        (SignatureScheme::ED25519, &rcgen::PKCS_ED25519),
-        (SignatureScheme::RSA_PKCS1_SHA256, &rcgen::PKCS_RSA_SHA256),
-    ];
-
-    fn new(
-        certificate: &CertificateDer<'_>,
-        key: Arc<dyn SigningKey>,
-    ) -> Result<Self, rcgen::Error> {
-        let (scheme, algorithm) = Self::KINDS
-            .into_iter()
-            .find(|(scheme, _)| key.choose_scheme(&[*scheme]).is_some())
-            .ok_or(rcgen::Error::UnsupportedSignatureAlgorithm)?;
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .or(Err(rcgen::Error::CouldNotParseCertificate))?;
-        let public = parsed.public_key().subject_public_key.data.to_vec();
-        Ok(Self {
-            key,
-            scheme,
-            algorithm,
-            public,
-        })
-    }
-}
-
-impl PublicKeyData for AuthorityKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.public
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.algorithm
-    }
-}
-
-impl rcgen::SigningKey for AuthorityKey {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.key
-            .choose_scheme(&[self.scheme])
-            .and_then(|signer| signer.sign(message).ok())
-            .ok_or(rcgen::Error::RemoteKeyError)
-    }
-}
-
-impl fmt::Display for AuthorityFaults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, fault) in self.0.iter().enumerate() {
-            if nth > 0 {
-                f.write_str("; ")?;
-            }
-            fault.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for AuthorityFaults {}
