@@ -88,8 +88,13 @@ words! {
 
 /// Where the counter of a hook's outcome lies in the map.
 pub const fn index(hook: Hook, outcome: Outcome) -> u32 {
-    hook as u32 * Outcome::ALL.len() as u32 + outcome as u32
+    hook as u32 * OUTCOMES + outcome as u32
 }
 
 /// Entries of the counter map.
-pub const COUNT: u32 = Hook::ALL.len() as u32 * Outcome::ALL.len() as u32;
+pub const COUNT: u32 = HOOKS * OUTCOMES;
+
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+const HOOKS: u32 = Hook::ALL.len() as u32;
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+const OUTCOMES: u32 = Outcome::ALL.len() as u32;

@@ -4,4 +4,10 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod capture;
 pub mod counters;
+pub mod gate;
+pub mod handoff;
+pub mod maps;
+pub mod names;
+pub mod steer;

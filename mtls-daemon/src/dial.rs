@@ -1,11 +1,10 @@
 //! Dialling a workload's own application, on loopback inside its namespace.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use mtls_common::addr::{DIAL_NETWORK_V4, HASH_BITS};
+use mtls_common::addr::dial_address;
 use socket2::Socket;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -100,13 +99,4 @@ fn bound(
     }
     let from = socket.local_addr()?.as_socket().unwrap_or(any);
     Ok((socket, from))
-}
-
-/// An address of the daemon's range that stands for a client; `attempt` gives
-/// another one.
-fn dial_address(client: IpAddr, attempt: u16) -> Ipv4Addr {
-    let mut hasher = DefaultHasher::new();
-    (client, attempt).hash(&mut hasher);
-    let bits = u32::try_from(hasher.finish() >> (64 - HASH_BITS)).unwrap_or_default();
-    Ipv4Addr::from_bits(u32::from_be_bytes(DIAL_NETWORK_V4) | bits)
 }

@@ -6,6 +6,7 @@
 mod harness_leaves_nothing;
 mod harness_runs_applications;
 mod harness_sees_plain_text;
+mod kernel;
 
 // One connection, in all its shapes.
 mod bound_source;

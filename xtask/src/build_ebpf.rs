@@ -11,18 +11,16 @@ use crate::say;
 use crate::setup::toolchain;
 
 /// BTF tells the kernel, and bpftool, the types of maps and programs.
-const RUSTFLAGS: &[&str] = &[
-    "--cfg=bpf_target_arch=\"x86_64\"",
-    "-Cdebuginfo=2",
-    "-Clink-arg=--btf",
-];
+const BTF: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf"];
 
 /// Builds them and puts the objects into target/bpf, the name of each program
 /// file its own.
 pub(crate) fn run() -> Result {
     let source = places::repository().join("mtls-ebpf");
     let toolchain = toolchain::ready()?;
-    let mut cargo = toolchain.cargo_build(RUSTFLAGS);
+    // Where registers and stacks lie differs between the machines' own kinds.
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    let mut cargo = toolchain.cargo_build(&[&[arch.as_str()], BTF].concat());
     command::run(
         cargo
             .current_dir(&source)

@@ -1,21 +1,56 @@
 //! The kernel's side of the walk, as the daemon sees it: loads and pins the
 //! programs, attaches them last, replaces them in place, tells them who is who,
 //! and takes what they hand over.
+//!
+//! Enforcement does not depend on this process. Programs, maps and links are
+//! pinned and stay when it ends, however it ends: connections of enrolled
+//! workloads are then refused. Only `detach`, or removing the pins by hand,
+//! removes it.
 
+mod btf;
+mod detach;
 mod error;
+mod events;
+mod handoff;
+mod host;
+mod links;
+mod log;
+mod networks;
+mod open;
+mod programs;
+mod readable;
+mod sys;
+mod watch;
+mod workloads;
 
+use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray};
 use ipnet::IpNet;
-use mtls_common::counters::{Hook, Outcome};
+use mtls_common::counters::index;
+use mtls_common::maps::{
+    CAPTURE_V4, CAPTURE_V6, Instance, NetworkKey, Node, TUNNEL_V4, TUNNEL_V6, capacity, name,
+};
 
-use crate::addr::{ClientAddr, OriginalDst};
-use crate::config::{Outside, Udp, Unknown};
+pub use detach::{Detached, detach};
 pub use error::KernelError;
+pub use events::{Event, Events};
+pub use handoff::{ClientName, Handoff};
+pub use mtls_common::counters::{Hook, Outcome};
+
+use crate::config::{Outside, Udp, Unknown};
+use error::While;
+use host::AttachPoint;
+use links::{Attachment, Links, NetnsLinks};
+use open::Folders;
+use programs::{CGROUP_HOOKS, Loaded, Loader};
+use sys::Map;
+use workloads::Workloads;
 
 /// Where enforcement is attached and pinned.
 #[derive(Clone, Debug)]
@@ -34,7 +69,7 @@ pub struct Enrolment<'a> {
     /// Cookie of its network namespace: the key of everything the hooks know about it.
     pub cookie: u64,
     pub netns: BorrowedFd<'a>,
-    /// Its cgroup, for sockets that tell nothing else about themselves.
+    /// Its cgroup, if known; it must not be the daemon's.
     pub cgroup_id: Option<u64>,
     /// The first of each family is the address that applications see as their own.
     pub addresses: Vec<IpAddr>,
@@ -63,21 +98,22 @@ pub enum ListenerKind {
     TunnelV6,
 }
 
-/// News from the hooks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A connection of a network namespace that nobody classified; at most one a second for each.
-    UnknownNetns {
-        cookie: u64,
-        cgroup_id: u64,
-        pid: u32,
-    },
-    /// Plain text from outside to a strict workload was refused; at most ten a second for each workload.
-    PlaintextRefused {
-        cookie: u64,
-        source: SocketAddr,
-        port: u16,
-    },
+impl ListenerKind {
+    pub const ALL: [Self; 4] = [
+        Self::CaptureV4,
+        Self::CaptureV6,
+        Self::TunnelV4,
+        Self::TunnelV6,
+    ];
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::CaptureV4 => CAPTURE_V4,
+            Self::CaptureV6 => CAPTURE_V6,
+            Self::TunnelV4 => TUNNEL_V4,
+            Self::TunnelV6 => TUNNEL_V6,
+        }
+    }
 }
 
 /// How full a map is.
@@ -88,151 +124,242 @@ pub struct MapUsage {
     pub capacity: u64,
 }
 
-/// What `detach` removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detached {
-    pub links: usize,
-    pub maps: usize,
+/// The hooks, their maps and their pins. One a node; on the control thread.
+pub struct Kernel {
+    node: Map<u32, Node>,
+    exempt: Map<u64, u32>,
+    listeners: Map<u32, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    handoff: Handoff,
+    workloads: Workloads,
+    links: Links,
+    netns_links: NetnsLinks,
+    host_cookie: u64,
+    tunnel_port: u16,
+    point: AttachPoint,
+    own_cgroup: u64,
+    folders: Folders,
+    pins: PathBuf,
+    loader: Loader,
+    programs: Vec<Loaded>,
+    /// Until somebody reads its log.
+    object: Option<Ebpf>,
+    lock: nix::fcntl::Flock<File>,
 }
 
-/// The hooks, their maps and their pins. One a node; on the control thread.
-#[derive(Debug)]
-pub struct Kernel(());
-
-/// What the hooks hand over and are told about single connections; for every thread.
-#[derive(Clone, Debug)]
-pub struct Handoff(());
-
-/// What the server application sees as its client, until this is dropped.
-#[derive(Debug)]
-#[must_use = "the name is gone when this is dropped"]
-pub struct ClientName(());
-
-/// The news of one daemon.
-#[derive(Debug)]
-pub struct Events(());
-
-// Not wired yet: every call says so.
 impl Kernel {
-    /// Loads the programs, or adopts what is pinned under `options.pins`; attaches nothing.
-    pub fn open(_options: &Options) -> Result<Self, KernelError> {
-        Err(KernelError::NotWired)
+    /// Loads the programs, and adopts what is pinned under `options.pins`;
+    /// attaches nothing. The daemon's own cgroup is exempt, and the host's
+    /// network namespace not ours, from here on.
+    pub fn open(options: &Options) -> Result<Self, KernelError> {
+        open::open(options)
     }
 
-    /// Leaves the sockets of this cgroup alone. `open` does it for the daemon's own.
-    pub fn exempt_cgroup(&mut self, _id: u64) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+    /// How many daemons have opened these pins, this one included.
+    pub fn instance(&self) -> Result<u64, KernelError> {
+        Ok(self.read_node()?.instance)
     }
 
-    /// Replaces the node's networks, never with a moment without.
-    pub fn set_networks(
-        &mut self,
-        _mesh: &[IpNet],
-        _excluded: &[IpNet],
-    ) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+    /// Leaves the sockets of another cgroup alone: a child's, say, with its own.
+    pub fn exempt_cgroup(&mut self, id: u64) -> Result<(), KernelError> {
+        self.exempt.put(&id, &1).of_map(name::EXEMPT, "written")
     }
 
+    /// Replaces the node's networks under traffic.
+    pub fn set_networks(&mut self, mesh: &[IpNet], excluded: &[IpNet]) -> Result<(), KernelError> {
+        self.workloads
+            .set_networks(NetworkKey::NODE, mesh, excluded)
+    }
+
+    /// Until the first call after the maps were made, all of it is refused.
     pub fn set_policy(
         &mut self,
-        _unknown: Unknown,
-        _outside: Outside,
-        _udp: Udp,
+        unknown: Unknown,
+        outside: Outside,
+        udp: Udp,
     ) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+        let node = Node {
+            pass_unknown: u32::from(unknown == Unknown::Pass),
+            pass_outside: u32::from(outside == Outside::Direct),
+            refuse_udp: u32::from(udp == Udp::Refuse),
+            ..self.read_node()?
+        };
+        self.write_node(&node)
     }
 
-    /// Captures a workload's connections, or brings what is known about an enrolled one up to date.
-    /// Its slots are empty, which refuses, until `put_listener`.
-    pub fn enrol(&mut self, _enrolment: &Enrolment<'_>) -> Result<Slots, KernelError> {
-        Err(KernelError::NotWired)
+    /// Captures a workload's connections, or brings what is known about an
+    /// enrolled one up to date. Without listeners its connections are refused.
+    pub fn enrol(&mut self, enrolment: &Enrolment<'_>) -> Result<Slots, KernelError> {
+        let cookie = enrolment.cookie;
+        if cookie == self.host_cookie {
+            return Err(KernelError::HostNetwork { cookie });
+        }
+        if let Some(id) = enrolment.cgroup_id
+            && self.exempt.get(&id).of_map(name::EXEMPT, "read")?.is_some()
+        {
+            return Err(KernelError::SharesCgroup);
+        }
+        let netns = self.workloads.plan(enrolment)?;
+        let program = self.loader.sk_lookup(Instance {
+            cookie,
+            slot_base: netns.slot_base,
+            spread: netns.spread,
+            flags: netns.flags,
+            tunnel_port: u32::from(self.tunnel_port),
+        })?;
+        // Each step only takes something away from the workload until the
+        // last one, which gives it the daemon.
+        self.workloads.prepare(enrolment)?;
+        self.netns_links
+            .attach(cookie, enrolment.netns, program.as_fd())?;
+        self.workloads.commit(enrolment, netns)
     }
 
     /// The network namespace is known, and not ours.
-    pub fn not_enrolled(&mut self, _cookie: u64) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+    pub fn not_enrolled(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.workloads.set_not_enrolled(cookie)?;
+        self.netns_links.remove(cookie)
     }
 
-    /// Forgets a network namespace; if it still lives, it is unknown from now on.
-    pub fn remove(&mut self, _cookie: u64) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+    /// Forgets a network namespace. If it still lives it is unknown from now on.
+    pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.workloads.forget(cookie)?;
+        self.netns_links.remove(cookie)
     }
 
-    /// Gives a listener what its kind takes; it must have SO_REUSEADDR.
+    /// Cookies of the network namespaces that the hooks know, with those that
+    /// an earlier daemon classified.
+    pub fn known(&self) -> Vec<u64> {
+        self.workloads.cookies()
+    }
+
+    /// Gives a listener what its kind takes. It must have SO_REUSEADDR, or a
+    /// port that it is reached at looks taken to the workload. The `nth` 0 of
+    /// a kind comes last: when it is there connect() is no longer refused.
     pub fn put_listener(
         &mut self,
-        _slots: &Slots,
-        _kind: ListenerKind,
-        _nth: u32,
-        _listener: BorrowedFd<'_>,
+        slots: &Slots,
+        kind: ListenerKind,
+        nth: u32,
+        listener: BorrowedFd<'_>,
     ) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+        if nth >= slots.spread || !self.workloads.is_enrolled(slots.cookie) {
+            return Err(KernelError::NotEnrolled {
+                cookie: slots.cookie,
+            });
+        }
+        let place = slots.base + kind.number() * slots.spread + nth;
+        self.listeners
+            .put(&place, &listener.as_raw_fd().cast_unsigned())
+            .of_map(name::LISTENERS, "written")
     }
 
-    /// Attaches every program, or replaces the attached ones in place. Called last.
+    /// Attaches every program, or replaces the attached ones in place. Called
+    /// last, when maps and listeners are ready.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        Err(KernelError::NotWired)
+        if !host::is_same_folder(&self.pins, &*self.lock) {
+            return Err(KernelError::Removed {
+                path: self.pins.clone(),
+            });
+        }
+        for loaded in &self.programs {
+            self.links.attach(loaded, &self.point)?;
+        }
+        Ok(())
     }
 
-    /// The news from the hooks; to be taken once.
-    pub fn events(&mut self) -> Result<Events, KernelError> {
-        Err(KernelError::NotWired)
+    /// Attaches again the hooks whose cgroup was removed and made again. Those
+    /// whose pins were removed stay removed: somebody wanted that.
+    pub fn repair(&mut self) -> Result<Vec<Hook>, KernelError> {
+        let mut repaired = Vec::new();
+        for loaded in &self.programs {
+            if self.links.state(loaded.hook, &self.point) == Attachment::Husk {
+                self.links.attach(loaded, &self.point)?;
+                repaired.push(loaded.hook);
+            }
+        }
+        Ok(repaired)
     }
 
-    pub fn counters(&self) -> io::Result<Vec<(Hook, Outcome, u64)>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    pub fn map_usage(&self) -> Vec<MapUsage> {
-        Vec::new()
-    }
-
-    /// Whether each hook is attached where it was asked to be: not if its pin or its cgroup was removed.
+    /// Whether each hook is attached where it should be: not if its pin was
+    /// removed, nor if its cgroup was.
     pub fn attached(&self) -> Vec<(Hook, bool)> {
-        Hook::ALL.iter().map(|hook| (*hook, false)).collect()
+        CGROUP_HOOKS
+            .iter()
+            .map(|&hook| {
+                let state = self.links.state(hook, &self.point);
+                (hook, state == Attachment::Attached)
+            })
+            .collect()
     }
 
+    /// The news from the hooks; to be taken once, within a runtime.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        let ring = programs::events(&self.folders.maps)?;
+        Events::new(ring, self.object.take(), self.point.path())
+            .doing("listening to the kernel programs")
+    }
+
+    /// What the hooks counted since the maps were made, without zeroes.
+    pub fn counters(&self) -> io::Result<Vec<(Hook, Outcome, u64)>> {
+        let mut counters = Vec::new();
+        for &hook in Hook::ALL {
+            for &outcome in Outcome::ALL {
+                let each = self
+                    .counters
+                    .get(&index(hook, outcome), 0)
+                    .map_err(io::Error::other)?;
+                let sum = each.iter().fold(0_u64, |sum, one| sum.wrapping_add(*one));
+                if sum != 0 {
+                    counters.push((hook, outcome, sum));
+                }
+            }
+        }
+        Ok(counters)
+    }
+
+    /// How full the maps are that can be full.
+    pub fn map_usage(&self) -> Vec<MapUsage> {
+        let kept = self
+            .workloads
+            .usage()
+            .map(|(name, entries, capacity)| (name, Some(entries), capacity));
+        let handed = [
+            (
+                name::ORIGINAL_DST,
+                self.handoff.original_dst.len().ok(),
+                capacity::ORIGINAL_DST,
+            ),
+            (
+                name::CLIENT_NAMES,
+                self.handoff.client_names.len().ok(),
+                capacity::CLIENT_NAMES,
+            ),
+        ];
+        kept.into_iter()
+            .chain(handed)
+            .filter_map(|(name, entries, capacity)| {
+                Some(MapUsage {
+                    name,
+                    entries: entries? as u64,
+                    capacity: capacity as u64,
+                })
+            })
+            .collect()
+    }
+
+    /// For the workers.
     pub fn handoff(&self) -> Handoff {
-        Handoff(())
+        self.handoff.clone()
     }
 }
 
-impl Handoff {
-    /// The destination that the application dialled, taken out of the map. `None`: nobody was captured there.
-    pub fn take_original_dst(
-        &self,
-        _cookie: u64,
-        _source: SocketAddr,
-        _captured_at: SocketAddr,
-    ) -> io::Result<Option<OriginalDst>> {
-        Err(io::ErrorKind::Unsupported.into())
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel")
+            .field("pins", &self.pins)
+            .field("point", &self.point)
+            .field("workloads", &self.workloads)
+            .finish_non_exhaustive()
     }
-
-    /// Tells the server application at `app` that what the daemon dials from `dialled_from` is `client`.
-    /// Before connect().
-    pub fn name_client(
-        &self,
-        _cookie: u64,
-        _app: SocketAddr,
-        _dialled_from: SocketAddr,
-        _client: ClientAddr,
-    ) -> io::Result<ClientName> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Answers connect() to that destination with ECONNREFUSED for a while.
-    pub fn refuse(&self, _cookie: u64, _dst: OriginalDst, _for: Duration) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Events {
-    pub async fn next(&mut self) -> Event {
-        std::future::pending().await
-    }
-}
-
-/// Removes the enforcement that is pinned at `pins`: traffic is in the clear from then on.
-pub fn detach(_pins: &Path) -> Result<Detached, KernelError> {
-    Err(KernelError::NotWired)
 }

@@ -103,6 +103,7 @@ impl Node {
                     "refused plain text to a strict workload"
                 );
             }
+            Event::AttachPoint => self.mend_hooks(),
         }
     }
 
@@ -148,10 +149,14 @@ impl Node {
         if torn.is_empty() {
             return;
         }
-        match kernel.attach() {
-            Ok(()) => tracing::error!(
+        match kernel.repair() {
+            Ok(repaired) if repaired.is_empty() => tracing::error!(
                 hooks = torn.join(", "),
-                "hooks were torn away: attached again"
+                "enforcement was removed; it stays removed until the daemon is restarted"
+            ),
+            Ok(repaired) => tracing::error!(
+                hooks = repaired.len(),
+                "the cgroup was removed and made again: hooks attached again"
             ),
             Err(error) => tracing::error!(hooks = torn.join(", "), %error, "hooks are torn away"),
         }

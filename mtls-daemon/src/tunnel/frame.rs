@@ -427,6 +427,3 @@ pub mod code {
         NAMES.get(usize::try_from(code).ok()?).copied()
     }
 }
-
-#[cfg(test)]
-mod tests;

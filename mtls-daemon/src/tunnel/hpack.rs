@@ -286,6 +286,3 @@ const STATIC: [(&str, &str); 61] = [
     ("via", ""),
     ("www-authenticate", ""),
 ];
-
-#[cfg(test)]
-mod tests;

@@ -7,8 +7,5 @@
     reason = "a story that fails has to stop where it failed"
 )]
 
-mod h2_peer;
-mod hostile;
 mod pair;
-mod raw;
 mod support;

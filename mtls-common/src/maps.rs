@@ -1,0 +1,475 @@
+//! What the maps hold: keys and values, byte for byte the same on both sides.
+//!
+//! Every type here has no padding that is not a field, because the kernel
+//! compares keys as bytes. A change of any of them, or of a map's meaning,
+//! needs another [`LAYOUT`].
+
+use crate::addr::{Endpoint, Ip};
+
+/// Version of all maps together. A daemon that finds another one pinned must
+/// not touch it.
+pub const LAYOUT: u32 = 1;
+
+/// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Node {
+    pub layout: u32,
+    /// 1: connections of unknown network namespaces pass.
+    pub pass_unknown: u32,
+    /// 1: connections to outside of the mesh pass.
+    pub pass_outside: u32,
+    /// 1: UDP between the mesh and enrolled workloads is refused.
+    pub refuse_udp: u32,
+    /// How many daemons have opened these maps.
+    pub instance: u64,
+}
+
+/// What the hooks know about a network namespace; the key is its cookie, which
+/// the kernel gives to no second one until the machine restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Netns {
+    pub standing: u32,
+    /// First of its places in `LISTENERS`.
+    pub slot_base: u32,
+    /// Listeners of each kind.
+    pub spread: u32,
+    /// Bits of [`Netns::HAS_NETWORKS`] and the like, which spare look-ups.
+    pub flags: u32,
+    /// What its applications see as their own address; unspecified if none.
+    pub primary_v4: Ip,
+    pub primary_v6: Ip,
+}
+
+impl Netns {
+    /// Known, and left alone.
+    pub const NOT_ENROLLED: u32 = 1;
+    /// Its connections are captured, and nothing else comes in.
+    pub const STRICT: u32 = 2;
+
+    /// `NETWORKS` has entries of its own.
+    pub const HAS_NETWORKS: u32 = 1;
+    /// `PORTS` has entries of its own, outbound.
+    pub const HAS_PORTS_OUT: u32 = 2;
+    /// The same, inbound.
+    pub const HAS_PORTS_IN: u32 = 4;
+
+    pub const OTHERS: Self = Self {
+        standing: Self::NOT_ENROLLED,
+        slot_base: 0,
+        spread: 0,
+        flags: 0,
+        primary_v4: Ip::UNSPECIFIED_V4,
+        primary_v6: Ip::UNSPECIFIED_V6,
+    };
+}
+
+/// The one entry of the `INSTANCE` map that each network namespace's sk_lookup
+/// program has for itself: it has no other way to learn where it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instance {
+    pub cookie: u64,
+    pub slot_base: u32,
+    /// 0, as the kernel makes it, refuses everything.
+    pub spread: u32,
+    pub flags: u32,
+    pub tunnel_port: u32,
+}
+
+/// What a listener takes; its place is `slot_base + kind * spread + nth`.
+pub const CAPTURE_V4: u32 = 0;
+pub const CAPTURE_V6: u32 = 1;
+pub const TUNNEL_V4: u32 = 2;
+pub const TUNNEL_V6: u32 = 3;
+pub const KINDS: u32 = 4;
+
+/// One connection within a network namespace, IPv4 mapped: the key of
+/// `ORIGINAL_DST` and of `CLIENT_NAMES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowKey {
+    pub cookie: u64,
+    pub source: Ip,
+    pub target: Ip,
+    pub source_port: u16,
+    pub target_port: u16,
+    zero: u32,
+}
+
+impl FlowKey {
+    #[inline(always)]
+    pub const fn new(cookie: u64, source: Endpoint, target: Endpoint) -> Self {
+        Self {
+            cookie,
+            source: source.ip,
+            target: target.ip,
+            source_port: source.port,
+            target_port: target.port,
+            zero: 0,
+        }
+    }
+}
+
+/// An address and port as a map's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place {
+    pub ip: Ip,
+    pub port: u16,
+    zero: u16,
+}
+
+impl Place {
+    #[inline(always)]
+    pub const fn new(at: Endpoint) -> Self {
+        Self {
+            ip: at.ip,
+            port: at.port,
+            zero: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            ip: self.ip,
+            port: self.port,
+        }
+    }
+}
+
+/// Key of `ADDRESSES`: a network namespace's own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Hash))]
+#[repr(C)]
+pub struct AddressKey {
+    pub cookie: u64,
+    pub ip: Ip,
+}
+
+/// Data of a key of `NETWORKS`, a longest-prefix trie. The node's networks are
+/// those of cookie 0, which no network namespace has. The family stands apart:
+/// ::/0 is not to hold the mapped form of every IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Hash))]
+#[repr(C)]
+pub struct NetworkKey {
+    /// Two halves, so that no padding follows the trie's own length field.
+    pub cookie: [u32; 2],
+    pub family: u32,
+    pub ip: Ip,
+}
+
+impl NetworkKey {
+    /// Bits before the address.
+    pub const HEAD: u32 = 96;
+    /// Of an address as a whole.
+    pub const BITS: u32 = Self::HEAD + 128;
+    pub const NODE: u64 = 0;
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    pub const fn new(cookie: u64, ip: Ip) -> Self {
+        Self {
+            cookie: [cookie as u32, (cookie >> 32) as u32],
+            family: if ip.is_v4() { 4 } else { 6 },
+            ip,
+        }
+    }
+}
+
+/// Bits of the value of `NETWORKS`.
+pub const MESH: u32 = 1;
+pub const EXCLUDED: u32 = 2;
+
+/// Key of `PORTS`: a port that a workload has excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Hash))]
+#[repr(C)]
+pub struct PortKey {
+    pub cookie: u64,
+    pub port: u16,
+    pub direction: u16,
+    zero: u32,
+}
+
+impl PortKey {
+    pub const OUT: u16 = 0;
+    pub const IN: u16 = 1;
+
+    #[inline(always)]
+    pub const fn new(cookie: u64, port: u16, direction: u16) -> Self {
+        Self {
+            cookie,
+            port,
+            direction,
+            zero: 0,
+        }
+    }
+}
+
+/// Key of `REFUSED`; the value is the time until which connect() fails at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RefusedKey {
+    pub cookie: u64,
+    pub ip: Ip,
+    pub port: u16,
+    zero: [u16; 3],
+}
+
+impl RefusedKey {
+    #[inline(always)]
+    pub const fn new(cookie: u64, to: Endpoint) -> Self {
+        Self {
+            cookie,
+            ip: to.ip,
+            port: to.port,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// What a socket of a workload carries in its storage, which goes when it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Socket {
+    pub cookie: u64,
+    /// What the application dialled, and where that was turned to. A socket
+    /// can be connected again, so both count only while its peer is `captured`.
+    pub dialled: Ip,
+    pub captured: Ip,
+    /// Its own end, once known: half of the key of `ORIGINAL_DST`.
+    pub source: Ip,
+    pub dialled_port: u16,
+    pub captured_port: u16,
+    pub source_port: u16,
+    pub state: u16,
+}
+
+impl Socket {
+    /// A raw socket: nothing but the cookie is meant.
+    pub const RAW: u16 = 1;
+    /// Turned towards the daemon; not in `ORIGINAL_DST` yet.
+    pub const CAPTURED: u16 = 2;
+    /// In `ORIGINAL_DST`.
+    pub const RECORDED: u16 = 3;
+
+    #[inline(always)]
+    pub const fn raw(cookie: u64) -> Self {
+        Self {
+            cookie,
+            dialled: Ip::UNSPECIFIED_V6,
+            captured: Ip::UNSPECIFIED_V6,
+            source: Ip::UNSPECIFIED_V6,
+            dialled_port: 0,
+            captured_port: 0,
+            source_port: 0,
+            state: Self::RAW,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn captured(cookie: u64, dialled: Endpoint, captured: Endpoint) -> Self {
+        Self {
+            cookie,
+            dialled: dialled.ip,
+            captured: captured.ip,
+            source: Ip::UNSPECIFIED_V6,
+            dialled_port: dialled.port,
+            captured_port: captured.port,
+            source_port: 0,
+            state: Self::CAPTURED,
+        }
+    }
+
+    /// What the application dialled, if the socket's peer is where that was turned to.
+    #[inline(always)]
+    pub fn dialled_through(&self, peer: Endpoint) -> Option<Endpoint> {
+        let captured = self.state == Self::CAPTURED || self.state == Self::RECORDED;
+        (captured && self.captured == peer.ip && self.captured_port == peer.port).then_some(
+            Endpoint {
+                ip: self.dialled,
+                port: self.dialled_port,
+            },
+        )
+    }
+
+    /// Its key in `ORIGINAL_DST`.
+    #[inline(always)]
+    pub const fn flow(&self) -> FlowKey {
+        FlowKey {
+            cookie: self.cookie,
+            source: self.source,
+            target: self.captured,
+            source_port: self.source_port,
+            target_port: self.captured_port,
+            zero: 0,
+        }
+    }
+}
+
+/// What the ring buffer `EVENTS` carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    pub cookie: u64,
+    pub cgroup_id: u64,
+    pub kind: u32,
+    pub pid: u32,
+    pub source: Ip,
+    pub source_port: u16,
+    pub port: u16,
+    zero: u32,
+}
+
+impl Event {
+    pub const UNKNOWN_NETNS: u32 = 1;
+    pub const PLAINTEXT_REFUSED: u32 = 2;
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// As it comes out of the ring buffer, where nothing says how it is aligned.
+    pub const fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        // SAFETY: integers only, without padding, of just this size.
+        #[expect(unsafe_code, reason = "plain data arrives as bytes")]
+        unsafe {
+            core::mem::transmute(bytes)
+        }
+    }
+
+    #[inline(always)]
+    pub const fn unknown_netns(cookie: u64, cgroup_id: u64, pid: u32) -> Self {
+        Self {
+            cookie,
+            cgroup_id,
+            kind: Self::UNKNOWN_NETNS,
+            pid,
+            source: Ip::UNSPECIFIED_V6,
+            source_port: 0,
+            port: 0,
+            zero: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn plaintext_refused(cookie: u64, source: Endpoint, port: u16) -> Self {
+        Self {
+            cookie,
+            cgroup_id: 0,
+            kind: Self::PLAINTEXT_REFUSED,
+            pid: 0,
+            source: source.ip,
+            source_port: source.port,
+            port,
+            zero: 0,
+        }
+    }
+}
+
+/// Key of `REPORTED`, which remembers when an event or a log line of a kind
+/// was last written for a network namespace, in nanoseconds since the start
+/// of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReportKey {
+    pub cookie: u64,
+    pub kind: u64,
+}
+
+/// Whether it is time for another report.
+#[inline(always)]
+pub const fn report_due(last: Option<u64>, now: u64, interval: u64) -> bool {
+    match last {
+        Some(last) => now.wrapping_sub(last) >= interval,
+        None => true,
+    }
+}
+
+/// Names of the maps, which are also the names of their pins.
+pub mod name {
+    pub const NODE: &str = "NODE";
+    pub const NETNS: &str = "NETNS";
+    pub const EXEMPT: &str = "EXEMPT";
+    pub const ADDRESSES: &str = "ADDRESSES";
+    pub const NETWORKS: &str = "NETWORKS";
+    pub const PORTS: &str = "PORTS";
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
+    pub const CLIENT_NAMES: &str = "CLIENT_NAMES";
+    pub const REFUSED: &str = "REFUSED";
+    pub const REPORTED: &str = "REPORTED";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const EVENTS: &str = "EVENTS";
+
+    /// The maps that outlive a daemon.
+    pub const PINNED: &[&str] = &[
+        NODE,
+        NETNS,
+        EXEMPT,
+        ADDRESSES,
+        NETWORKS,
+        PORTS,
+        LISTENERS,
+        SOCKETS,
+        ORIGINAL_DST,
+        CLIENT_NAMES,
+        REFUSED,
+        REPORTED,
+        COUNTERS,
+        EVENTS,
+    ];
+    /// Those that the sk_lookup programs share with the other hooks.
+    pub const SHARED: &[&str] = &[
+        ADDRESSES,
+        NETWORKS,
+        PORTS,
+        LISTENERS,
+        ORIGINAL_DST,
+        REPORTED,
+        COUNTERS,
+        EVENTS,
+    ];
+    /// The sk_lookup program's own.
+    pub const INSTANCE: &str = "INSTANCE";
+}
+
+/// Entries that the maps hold at most.
+pub mod capacity {
+    pub const NETNS: usize = 16_384;
+    pub const EXEMPT: usize = 256;
+    pub const ADDRESSES: usize = 65_536;
+    /// The node's networks and one for each address of the directory outside of them.
+    pub const NETWORKS: usize = 262_144;
+    pub const PORTS: usize = 65_536;
+    pub const LISTENERS: usize = 65_536;
+    /// Connections between connect() and the daemon's accept().
+    pub const ORIGINAL_DST: usize = 65_536;
+    /// One for each inbound flow.
+    pub const CLIENT_NAMES: usize = 262_144;
+    pub const REFUSED: usize = 16_384;
+    pub const REPORTED: usize = 4_096;
+    /// Bytes.
+    pub const EVENTS: usize = 256 * 1024;
+
+    /// No map has more.
+    pub const LARGEST: usize = CLIENT_NAMES;
+}
+
+/// Every bit pattern is a value, and no byte is padding.
+#[cfg(feature = "user")]
+mod plain {
+    macro_rules! plain {
+        ($($name:ident),*) => {$(
+            #[expect(unsafe_code, reason = "the marker of plain data is an unsafe trait")]
+            // SAFETY: repr(C), integers only, all padding spelled out.
+            unsafe impl aya::Pod for super::$name {}
+        )*};
+    }
+    plain!(
+        Node, Netns, Instance, FlowKey, Place, AddressKey, NetworkKey, PortKey, RefusedKey, Event,
+        ReportKey
+    );
+}

@@ -1,0 +1,72 @@
+use mtls_common::counters::{COUNT, Hook, Outcome, index};
+use mtls_common::handoff::outlives;
+use mtls_common::maps::{
+    AddressKey, Event, FlowKey, Instance, Netns, NetworkKey, Node, Place, PortKey, RefusedKey,
+    ReportKey, Socket, name, report_due,
+};
+
+#[test]
+fn no_type_has_hidden_padding() {
+    // The kernel compares keys as bytes; the sums are of the fields.
+    assert_eq!(size_of::<FlowKey>(), 8 + 16 + 16 + 2 + 2 + 4);
+    assert_eq!(size_of::<AddressKey>(), 8 + 16);
+    assert_eq!(size_of::<NetworkKey>(), 8 + 4 + 16);
+    assert_eq!(size_of::<PortKey>(), 8 + 2 + 2 + 4);
+    assert_eq!(size_of::<RefusedKey>(), 8 + 16 + 2 + 6);
+    assert_eq!(size_of::<ReportKey>(), 8 + 8);
+    assert_eq!(size_of::<Place>(), 16 + 2 + 2);
+    assert_eq!(size_of::<Netns>(), 4 * 4 + 2 * 16);
+    assert_eq!(size_of::<Node>(), 4 * 4 + 8);
+    assert_eq!(size_of::<Instance>(), 8 + 4 * 4);
+    assert_eq!(size_of::<Socket>(), 8 + 3 * 16 + 4 * 2);
+    assert_eq!(size_of::<Event>(), 8 + 8 + 4 + 4 + 16 + 2 + 2 + 4);
+    assert_eq!(
+        u32::try_from(size_of::<NetworkKey>()),
+        Ok(NetworkKey::BITS / 8)
+    );
+}
+
+#[test]
+fn counters_do_not_overlap() {
+    let mut seen = std::collections::HashSet::new();
+    for &hook in Hook::ALL {
+        for &outcome in Outcome::ALL {
+            let index = index(hook, outcome);
+            assert!(index < COUNT);
+            assert!(seen.insert(index), "{hook:?} {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn words_are_unique() {
+    let words: Vec<_> = Hook::ALL.iter().map(|hook| hook.word()).collect();
+    let outcomes: Vec<_> = Outcome::ALL.iter().map(|outcome| outcome.word()).collect();
+    for list in [&words, &outcomes, &name::PINNED.to_vec()] {
+        let set: std::collections::HashSet<_> = list.iter().collect();
+        assert_eq!(set.len(), list.len(), "{list:?}");
+    }
+}
+
+#[test]
+fn map_names_fit_the_kernel() {
+    // BPF_OBJ_NAME_LEN, with its zero.
+    for name in name::PINNED.iter().chain([&name::INSTANCE]) {
+        assert!(name.len() < 16, "{name}");
+    }
+}
+
+#[test]
+fn reports_come_at_intervals() {
+    assert!(report_due(None, 5, 10));
+    assert!(!report_due(Some(5), 14, 10));
+    assert!(report_due(Some(5), 15, 10));
+    // A clock that another CPU read earlier.
+    assert!(report_due(Some(5), 4, 10));
+}
+
+#[test]
+fn only_an_orderly_end_leaves_a_destination_to_the_daemon() {
+    let outliving: Vec<u32> = (0..16).filter(|&state| outlives(state)).collect();
+    assert_eq!(outliving, [5]);
+}

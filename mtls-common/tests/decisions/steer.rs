@@ -1,0 +1,148 @@
+use mtls_common::counters::Outcome;
+use mtls_common::maps::{CAPTURE_V4, CAPTURE_V6, EXCLUDED, Instance, TUNNEL_V4, TUNNEL_V6};
+use mtls_common::steer::{Steering, syn};
+use proptest::prelude::*;
+
+use crate::around::{Around, Change, endpoint, here};
+
+/// Where a SYN from `remote` to `local` goes; no mesh network matters here.
+fn steer(around: &Around, remote: &str, local: &str) -> Steering {
+    let v6 = local.starts_with('[');
+    syn(around, &here(), endpoint(remote), endpoint(local), v6)
+}
+
+fn kind(steering: Steering) -> (u32, Outcome) {
+    match steering {
+        Steering::Steer { slot, outcome } => ((slot - 40) / 2, outcome),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn plain_text_from_outside_is_dropped_on_every_port() {
+    let around = Around::enrolled();
+    for (remote, local) in [
+        ("10.0.0.9:41000", "10.0.0.1:80"),
+        ("10.0.0.9:41000", "10.0.0.1:29184"),
+        ("192.0.2.1:1", "10.0.0.1:65535"),
+        ("[fd00::9]:41000", "[fd00::1]:80"),
+        ("[fd00::9]:41000", "[fd00::1]:29184"),
+        ("[fe80::9]:41000", "[fe80::1]:22"),
+    ] {
+        let steering = steer(&around, remote, local);
+        assert_eq!(
+            steering,
+            Steering::Drop(Outcome::RefusedPlaintext),
+            "{remote} {local}"
+        );
+    }
+}
+
+#[test]
+fn tunnels_go_to_the_daemon() {
+    let around = Around::enrolled();
+    let steering = steer(&around, "10.0.0.9:41000", "10.0.0.1:15008");
+    assert_eq!(kind(steering), (TUNNEL_V4, Outcome::SteeredTunnel));
+    let steering = steer(&around, "[fd00::9]:41000", "[fd00::1]:15008");
+    assert_eq!(kind(steering), (TUNNEL_V6, Outcome::SteeredTunnel));
+}
+
+#[test]
+fn the_applications_loopback_is_theirs() {
+    let around = Around::enrolled();
+    for (remote, local) in [
+        ("127.0.0.1:41000", "127.0.0.1:80"),
+        ("127.0.0.1:41000", "127.0.0.1:15008"),
+        ("127.0.0.1:41000", "127.64.1.2:80"),
+        ("[::1]:41000", "[::1]:80"),
+        ("[::1]:41000", "[::1]:15008"),
+        ("[::1]:41000", "[::1]:29184"),
+    ] {
+        let steering = steer(&around, remote, local);
+        assert_eq!(
+            steering,
+            Steering::Pass(Outcome::PassedLoopback),
+            "{remote} {local}"
+        );
+    }
+}
+
+#[test]
+fn captured_connections_go_to_the_daemon() {
+    let around = Around::with(|around| around.captured = true);
+    let steering = steer(&around, "127.0.0.1:41000", "127.64.1.2:29184");
+    assert_eq!(kind(steering), (CAPTURE_V4, Outcome::SteeredCapture));
+    // Bound to the pod's address before connect().
+    let steering = steer(&around, "10.0.0.1:41000", "127.64.1.2:29184");
+    assert_eq!(kind(steering), (CAPTURE_V4, Outcome::SteeredCapture));
+    let steering = steer(&around, "[::1]:41000", "[::1]:29190");
+    assert_eq!(kind(steering), (CAPTURE_V6, Outcome::SteeredCapture));
+    let steering = steer(&around, "[fd00::1]:41000", "[::1]:29190");
+    assert_eq!(kind(steering), (CAPTURE_V6, Outcome::SteeredCapture));
+}
+
+#[test]
+fn a_pod_may_call_itself_and_the_daemon_may_dial() {
+    let around = Around::with(|around| around.own.push("10.0.0.5".parse().unwrap()));
+    for (remote, local) in [
+        ("10.0.0.1:41000", "10.0.0.1:80"),
+        ("10.0.0.1:41000", "10.0.0.1:15008"),
+        ("10.0.0.5:41000", "10.0.0.1:80"),
+        ("127.128.3.4:41000", "10.0.0.1:80"),
+        ("[fd00::1]:41000", "[fd00::1]:80"),
+        ("[::1]:41000", "[fd00::1]:80"),
+    ] {
+        let steering = steer(&around, remote, local);
+        assert_eq!(
+            steering,
+            Steering::Pass(Outcome::PassedOwnAddress),
+            "{remote} {local}"
+        );
+    }
+}
+
+#[test]
+fn exclusions_pass() {
+    let cases: [Change; 3] = [
+        |around| around.ports.push(80),
+        |around| around.workload_bits = EXCLUDED,
+        |around| around.node_bits = EXCLUDED,
+    ];
+    for change in cases {
+        let steering = steer(&Around::with(change), "10.0.0.9:41000", "10.0.0.1:80");
+        assert_eq!(steering, Steering::Pass(Outcome::PassedExcluded));
+    }
+}
+
+#[test]
+fn a_mapped_source_in_a_v6_packet_is_a_forgery() {
+    let around = Around::with(|around| around.node_bits = EXCLUDED);
+    for remote in ["[::ffff:127.0.0.6]:41000", "[::ffff:10.0.0.1]:41000"] {
+        let steering = steer(&around, remote, "[fd00::1]:80");
+        assert_eq!(
+            steering,
+            Steering::Drop(Outcome::RefusedPlaintext),
+            "{remote}"
+        );
+    }
+}
+
+proptest! {
+    /// What is steered goes to this workload's own places, or, from an
+    /// instance that nobody filled in, to none.
+    #[test]
+    fn slots_are_the_workloads_own(
+        remote: std::net::SocketAddr,
+        local: std::net::SocketAddr,
+        captured: bool,
+        spread in 0..5_u32,
+    ) {
+        let around = Around::with(|around| around.captured = captured);
+        let here = Instance { spread, ..here() };
+        let of = |at: std::net::SocketAddr| mtls_common::addr::Endpoint { ip: at.ip().into(), port: at.port() };
+        if let Steering::Steer { slot, .. } = syn(&around, &here, of(remote), of(local), local.is_ipv6()) {
+            prop_assert!(slot >= here.slot_base);
+            prop_assert!(slot < here.slot_base + 4 * spread.max(1));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! News from the kernel: what the hooks report, what they log, and what
+//! happens to the cgroup that they are attached to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use mtls_common::addr::Endpoint;
+use mtls_common::maps::Event as Record;
+
+use super::handoff::socket_addr;
+use super::log::ToTracing;
+use super::readable::Readable;
+use super::watch::Watch;
+
+/// News from the hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A connection of a network namespace that nobody classified was refused;
+    /// at most one a second for each.
+    UnknownNetns {
+        cookie: u64,
+        /// Of the task that asked for it.
+        cgroup_id: u64,
+        pid: u32,
+    },
+    /// Plain text from outside to a strict workload was refused; at most ten a
+    /// second for each workload.
+    PlaintextRefused {
+        cookie: u64,
+        source: SocketAddr,
+        port: u16,
+    },
+    /// The cgroup that the hooks are attached to was removed, or made again:
+    /// see `Kernel::attached` and `Kernel::repair`.
+    AttachPoint,
+}
+
+/// The news of one daemon.
+#[derive(Debug)]
+pub struct Events {
+    ring: Readable<RingBuf<MapData>>,
+    log: Option<Readable<EbpfLogger<ToTracing>>>,
+    watch: Watch,
+}
+
+impl Events {
+    pub(super) fn new(
+        ring: RingBuf<MapData>,
+        hooks: Option<Ebpf>,
+        attach_point: &Path,
+    ) -> io::Result<Self> {
+        let log = hooks
+            .and_then(|mut hooks| {
+                EbpfLogger::init_with_logger(&mut hooks, ToTracing)
+                    .inspect_err(|error| tracing::warn!(%error, "the hooks' log cannot be read"))
+                    .ok()
+            })
+            .map(Readable::new)
+            .transpose()?;
+        Ok(Self {
+            ring: Readable::new(ring)?,
+            log,
+            watch: Watch::new(attach_point)?,
+        })
+    }
+
+    /// The next event. May be dropped and called again: none is lost.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.watch.changed() => return Event::AttachPoint,
+                record = self.ring.next(|ring| ring.next().map(|item| parse(&item))) => {
+                    // A record that this version does not know is no news.
+                    if let Some(event) = record {
+                        return event;
+                    }
+                }
+                () = flush(self.log.as_mut()) => {}
+            }
+        }
+    }
+}
+
+/// Never returns: what there is to log is logged while it waits.
+async fn flush(log: Option<&mut Readable<EbpfLogger<ToTracing>>>) {
+    if let Some(log) = log {
+        log.next(|log| {
+            log.flush();
+            None::<()>
+        })
+        .await;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn parse(bytes: &[u8]) -> Option<Event> {
+    let record = Record::from_bytes(bytes.get(..Record::SIZE)?.try_into().ok()?);
+    match record.kind {
+        Record::UNKNOWN_NETNS => Some(Event::UnknownNetns {
+            cookie: record.cookie,
+            cgroup_id: record.cgroup_id,
+            pid: record.pid,
+        }),
+        Record::PLAINTEXT_REFUSED => Some(Event::PlaintextRefused {
+            cookie: record.cookie,
+            source: socket_addr(Endpoint {
+                ip: record.source,
+                port: record.source_port,
+            }),
+            port: record.port,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_no_news() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[0; Record::SIZE]), None);
+        assert_eq!(parse(&[0xff; Record::SIZE + 8]), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! The gates: every packet that a socket of the cgroup sends or receives comes
+//! by here, and almost all leave after a few instructions.
+
+use core::ptr::{null_mut, read_volatile};
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{
+    bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use aya_log_ebpf::warn;
+use mtls_common::addr::{Ip, is_capture_port_v6};
+use mtls_common::capture::Surroundings;
+use mtls_common::counters::{Hook, Outcome};
+use mtls_common::gate::{self, Gate};
+use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
+use mtls_ebpf::maps::SOCKETS;
+use mtls_ebpf::{facts, report};
+
+/// Where the kernel keeps a socket's network namespace, and in that its
+/// cookie, from its own type information: before Linux 6.13 or so there is no
+/// helper for it here.
+#[unsafe(no_mangle)]
+static NET_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static COOKIE_OFFSET: Global<u32> = Global::new(0);
+
+const SYN_SENT: u32 = 2;
+const LISTEN: u32 = 10;
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    let Some(sk) = socket(&ctx) else {
+        return PASS;
+    };
+    // SAFETY: a full socket.
+    let (protocol, kind, state) = unsafe {
+        (
+            read_volatile(&raw const (*sk).protocol),
+            read_volatile(&raw const (*sk).type_),
+            read_volatile(&raw const (*sk).state),
+        )
+    };
+    if kind == SOCK_RAW {
+        return raw(&ctx, sk);
+    }
+    if protocol != IPPROTO_TCP || state != SYN_SENT {
+        return PASS;
+    }
+    // SAFETY: a full socket.
+    let to = unsafe { socket_ends(sk, is_v6(sk)) }.peer;
+    if interface(&ctx) == LOOPBACK {
+        // To ::1 only what is in the hand-off map is taken from applications.
+        // What should be there and is not must not reach them.
+        let lost = to.ip == Ip::LOCALHOST_V6
+            && is_capture_port_v6(to.port)
+            && storage(sk).is_some_and(|socket| {
+                socket.dialled_through(to).is_some() && socket.state != Socket::RECORDED
+            });
+        return if lost { DROP } else { PASS };
+    }
+    let decision = gate::syn_out(
+        &Packet {
+            ctx: &ctx,
+            sk,
+            direction: PortKey::OUT,
+        },
+        to,
+    );
+    act(&ctx, sk, Hook::Egress, decision)
+}
+
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    let Some(sk) = socket(&ctx) else {
+        return PASS;
+    };
+    // SAFETY: a full socket.
+    let (protocol, state) = unsafe {
+        (
+            read_volatile(&raw const (*sk).protocol),
+            read_volatile(&raw const (*sk).state),
+        )
+    };
+    if protocol != IPPROTO_TCP || state != LISTEN || interface(&ctx) == LOOPBACK {
+        return PASS;
+    }
+    // SAFETY: a full socket.
+    let port = unsafe { read_volatile(&raw const (*sk).src_port) } as u16;
+    let from = source(&ctx);
+    let decision = gate::syn_in(
+        &Packet {
+            ctx: &ctx,
+            sk,
+            direction: PortKey::IN,
+        },
+        from,
+        port,
+    );
+    act(&ctx, sk, Hook::Ingress, decision)
+}
+
+#[inline(always)]
+fn act(ctx: &SkBuffContext, sk: *mut bpf_sock, hook: Hook, decision: Gate) -> i32 {
+    match decision {
+        Gate::Pass(why) => {
+            report::count(hook, why);
+            PASS
+        }
+        Gate::Drop(why) => {
+            report::count(hook, why);
+            let cookie = cookie(sk).unwrap_or(0);
+            if report::due(cookie, 1 << 32 | hook as u64, report::SECOND) {
+                warn!(
+                    ctx,
+                    "the packet gate (hook {}) stopped a connection of network namespace {}",
+                    hook as u32,
+                    cookie
+                );
+            }
+            DROP
+        }
+    }
+}
+
+/// A packet of a raw socket: of those that were marked at birth, nothing that
+/// holds TCP gets out. The kernel's own, which send resets, are not marked.
+#[inline(always)]
+fn raw(ctx: &SkBuffContext, sk: *mut bpf_sock) -> i32 {
+    if storage(sk).is_none_or(|socket| socket.state != Socket::RAW) {
+        return PASS;
+    }
+    if gate::holds_tcp(|at| ctx.load::<u8>(at as usize).ok()) {
+        report::count(Hook::Egress, Outcome::RefusedRaw);
+        return DROP;
+    }
+    PASS
+}
+
+/// The packet's full socket.
+#[inline(always)]
+fn socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the kernel's context; the helper gives null or a full socket.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let full = bpf_sk_fullsock(sk);
+        (!full.is_null()).then_some(full)
+    }
+}
+
+#[inline(always)]
+fn storage(sk: *mut bpf_sock) -> Option<Socket> {
+    // SAFETY: a full socket; its storage is copied.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            null_mut(),
+            0,
+        )
+        .cast::<Socket>()
+        .as_ref()
+        .copied()
+    }
+}
+
+/// Not the socket's bound device, nor sk_lookup's idea of it, but where the
+/// packet really is: loopback for all traffic within the namespace.
+#[inline(always)]
+fn interface(ctx: &SkBuffContext) -> u32 {
+    // SAFETY: the kernel's context.
+    unsafe { read_volatile(&raw const (*ctx.skb.skb).ifindex) }
+}
+
+#[inline(always)]
+fn is_v6(sk: *mut bpf_sock) -> bool {
+    // SAFETY: a full socket.
+    unsafe { read_volatile(&raw const (*sk).family) == AF_INET6 }
+}
+
+/// The packet's source address. A packet too short to have one has none that
+/// is excluded.
+#[inline(always)]
+fn source(ctx: &SkBuffContext) -> Ip {
+    let version = ctx.load::<u8>(0).unwrap_or(0) >> 4;
+    if version == 4 {
+        ctx.load::<u32>(12).map_or(Ip::UNSPECIFIED_V6, Ip::v4)
+    } else {
+        ctx.load::<[u32; 4]>(8).map_or(Ip::UNSPECIFIED_V6, Ip)
+    }
+}
+
+#[inline(always)]
+fn cookie(sk: *mut bpf_sock) -> Option<u64> {
+    // SAFETY: a full socket; the helper gives null or a socket that may be
+    // read where its type says there is a field, which is where the offsets
+    // come from. Whoever has a socket has its network namespace.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(sk.cast());
+        if tcp.is_null() {
+            return None;
+        }
+        let net = read_volatile(
+            tcp.cast::<u8>()
+                .add(NET_OFFSET.load() as usize)
+                .cast::<*const u8>(),
+        );
+        Some(read_volatile(
+            net.add(COOKIE_OFFSET.load() as usize).cast::<u64>(),
+        ))
+    }
+}
+
+/// A packet and its socket.
+struct Packet<'a> {
+    ctx: &'a SkBuffContext,
+    sk: *mut bpf_sock,
+    direction: u16,
+}
+
+impl Surroundings for Packet<'_> {
+    #[inline(always)]
+    fn netns(&self) -> Option<(u64, Netns)> {
+        cookie(self.sk).and_then(facts::netns)
+    }
+
+    #[inline(always)]
+    fn exempt(&self) -> bool {
+        // SAFETY: the kernel's context.
+        facts::exempt(unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) })
+    }
+
+    #[inline(always)]
+    fn own_address(&self, cookie: u64, ip: Ip) -> bool {
+        facts::own_address(cookie, ip)
+    }
+
+    #[inline(always)]
+    fn port_excluded(&self, cookie: u64, port: u16) -> bool {
+        facts::port_excluded(cookie, port, self.direction)
+    }
+
+    #[inline(always)]
+    fn networks(&self, cookie: u64, ip: Ip) -> u32 {
+        facts::networks(cookie, ip)
+    }
+
+    #[inline(always)]
+    fn pass_unknown(&self) -> bool {
+        facts::pass_unknown()
+    }
+
+    #[inline(always)]
+    fn pass_outside(&self) -> bool {
+        facts::pass_outside()
+    }
+}

@@ -1,0 +1,57 @@
+//! The maps' answers to what decisions ask.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use mtls_common::addr::{Endpoint, Ip};
+use mtls_common::maps::{AddressKey, Netns, NetworkKey, PortKey, RefusedKey};
+
+use crate::maps::{ADDRESSES, EXEMPT, NETNS, NETWORKS, NODE, PORTS, REFUSED};
+
+#[inline(always)]
+pub fn netns(cookie: u64) -> Option<(u64, Netns)> {
+    // SAFETY: the daemon replaces entries as a whole; the copy is of one.
+    unsafe { NETNS.get(cookie) }.map(|netns| (cookie, *netns))
+}
+
+#[inline(always)]
+pub fn exempt(cgroup_id: u64) -> bool {
+    EXEMPT.get_ptr(cgroup_id).is_some()
+}
+
+#[inline(always)]
+pub fn own_address(cookie: u64, ip: Ip) -> bool {
+    ADDRESSES.get_ptr(AddressKey { cookie, ip }).is_some()
+}
+
+#[inline(always)]
+pub fn port_excluded(cookie: u64, port: u16, direction: u16) -> bool {
+    PORTS
+        .get_ptr(PortKey::new(cookie, port, direction))
+        .is_some()
+}
+
+#[inline(always)]
+pub fn networks(cookie: u64, ip: Ip) -> u32 {
+    let key = Key::new(NetworkKey::BITS, NetworkKey::new(cookie, ip));
+    NETWORKS.get(&key).copied().unwrap_or(0)
+}
+
+#[inline(always)]
+pub fn pass_unknown() -> bool {
+    NODE.get(0).is_some_and(|node| node.pass_unknown == 1)
+}
+
+#[inline(always)]
+pub fn pass_outside() -> bool {
+    NODE.get(0).is_some_and(|node| node.pass_outside == 1)
+}
+
+#[inline(always)]
+pub fn refuse_udp() -> bool {
+    NODE.get(0).is_none_or(|node| node.refuse_udp == 1)
+}
+
+#[inline(always)]
+pub fn refused_until(cookie: u64, to: Endpoint) -> Option<u64> {
+    // SAFETY: an aligned word; whichever value is read was written.
+    unsafe { REFUSED.get(RefusedKey::new(cookie, to)) }.copied()
+}

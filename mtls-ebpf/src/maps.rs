@@ -1,0 +1,74 @@
+//! Every map that is pinned and outlives the daemon, once. The names are those
+//! of `mtls_common::maps::name`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
+};
+use aya_ebpf::macros::btf_map;
+use mtls_common::counters;
+use mtls_common::maps::{
+    AddressKey, Event, FlowKey, Netns, NetworkKey, Node, Place, PortKey, RefusedKey, ReportKey,
+    Socket, capacity,
+};
+
+/// Memory by the entry and not by the capacity, for maps that are mostly empty.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The node's policy.
+#[btf_map]
+pub static NODE: Array<Node, 1> = Array::new();
+
+/// Network namespace cookie -> what is known about it.
+#[btf_map]
+pub static NETNS: HashMap<u64, Netns, { capacity::NETNS }, SPARSE> = HashMap::new();
+
+/// Cgroups whose sockets are the daemon's.
+#[btf_map]
+pub static EXEMPT: HashMap<u64, u32, { capacity::EXEMPT }, SPARSE> = HashMap::new();
+
+/// Addresses that a network namespace has itself.
+#[btf_map]
+pub static ADDRESSES: HashMap<AddressKey, u32, { capacity::ADDRESSES }, SPARSE> = HashMap::new();
+
+/// Networks of the mesh, and excluded ones.
+#[btf_map]
+pub static NETWORKS: LpmTrie<NetworkKey, u32, { capacity::NETWORKS }, SPARSE> = LpmTrie::new();
+
+/// Ports that a workload has excluded.
+#[btf_map]
+pub static PORTS: HashMap<PortKey, u32, { capacity::PORTS }, SPARSE> = HashMap::new();
+
+/// The daemon's listeners. A place empties itself when its listener closes.
+#[btf_map]
+pub static LISTENERS: SockMap<{ capacity::LISTENERS }> = SockMap::new();
+
+/// What a socket was meant for; goes with the socket.
+#[btf_map]
+pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+/// From a captured connection's SYN to the daemon's accept. Never LRU: an
+/// evicted entry would be a wrong answer. Allocated ahead, so that a full
+/// machine refuses no connection for want of an entry.
+#[btf_map]
+pub static ORIGINAL_DST: HashMap<FlowKey, Place, { capacity::ORIGINAL_DST }> = HashMap::new();
+
+/// For whom the daemon dialled an application.
+#[btf_map]
+pub static CLIENT_NAMES: HashMap<FlowKey, Place, { capacity::CLIENT_NAMES }, SPARSE> =
+    HashMap::new();
+
+/// Destinations that were refused a moment ago. LRU: a miss costs one more
+/// attempt and decides nothing.
+#[btf_map]
+pub static REFUSED: LruHashMap<RefusedKey, u64, { capacity::REFUSED }> = LruHashMap::new();
+
+/// When something was last reported. LRU: a miss costs one more report.
+#[btf_map]
+pub static REPORTED: LruHashMap<ReportKey, u64, { capacity::REPORTED }> = LruHashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counters::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
