@@ -1,7 +1,7 @@
 //! Keeps one workload's identity: listens to its source, takes in what passes
 //! every check, publishes it, and says so when nothing valid is left.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -120,13 +120,16 @@ impl Book {
     ) -> Result<Update, SourceError> {
         let mut news = pin!(news);
         loop {
-            let clock = self.clock.clone();
-            let alarm = self.next_alarm();
+            let (clock, alarm) = (self.clock.clone(), self.next_alarm());
+            let alarm = async {
+                match alarm {
+                    Some(at) => clock.sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 news = &mut news => return news,
-                () = clock.sleep_until(alarm.unwrap_or(SystemTime::UNIX_EPOCH)), if alarm.is_some() => {
-                    self.ring();
-                }
+                () = alarm => self.ring(),
                 Ok(()) = self.federations.changed() => {
                     self.federation = self.federations.borrow_and_update().clone();
                     self.publish_bundles();
@@ -295,3 +298,6 @@ fn late_at(svid: &Svid) -> SystemTime {
         .unwrap_or_default();
     svid.good_until() - life / LATE
 }
+
+#[cfg(test)]
+mod tests;

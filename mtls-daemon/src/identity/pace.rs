@@ -98,3 +98,29 @@ impl Pace {
         f64::from((hasher.finish() >> 32) as u32) / f64::from(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn waits_grow_up_to_a_cap_and_never_vanish(seed: u64, failures in 1_u32..) {
+            let timings = Timings::default();
+            let (floor, cap) = (timings.backoff_floor, timings.backoff_cap);
+            let pace = Pace::new(timings, Clock::system(), seed);
+            let wait = pace.backoff(failures);
+            prop_assert!(wait >= floor / 2 && wait <= cap);
+            // Eight doublings of the floor are past the cap.
+            prop_assert!(failures < 9 || wait >= cap / 2);
+        }
+    }
+
+    #[test]
+    fn streams_do_not_wait_in_step() {
+        let wait = |seed| Pace::new(Timings::default(), Clock::system(), seed).backoff(8);
+        assert_ne!(wait(1), wait(2));
+    }
+}
