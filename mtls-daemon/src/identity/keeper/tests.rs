@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -98,10 +98,23 @@ impl Setting {
         };
         let (authority, bundle) = authority(&clock);
         let nobody = watch::Sender::new(watch::Sender::new(Federation::default()).subscribe());
-        let keeper = Keeper::new(&workload(), &source, nobody.subscribe(), clock.clone(), timings);
+        let keeper = Keeper::new(
+            &workload(),
+            &source,
+            nobody.subscribe(),
+            clock.clone(),
+            timings,
+        );
         let identity = keeper.subscribe();
         tokio::spawn(keeper.run());
-        Self { tell, asked, identity, clock, authority, bundle }
+        Self {
+            tell,
+            asked,
+            identity,
+            clock,
+            authority,
+            bundle,
+        }
     }
 
     fn issued(&self, id: &str) -> Update {
@@ -113,7 +126,9 @@ impl Setting {
     }
 
     fn certificate(&self, id: &str) -> Issued {
-        self.authority.issue(&id.parse().unwrap(), self.clock.now()).unwrap()
+        self.authority
+            .issue(&id.parse().unwrap(), self.clock.now())
+            .unwrap()
     }
 
     async fn until(&mut self, wanted: impl FnMut(&WorkloadIdentity) -> bool) -> WorkloadIdentity {
@@ -123,12 +138,17 @@ impl Setting {
     }
 
     fn fail(&self) {
-        self.tell.send(Err(SourceError::Load("out of order".into()))).unwrap();
+        self.tell
+            .send(Err(SourceError::Load("out of order".into())))
+            .unwrap();
     }
 
     fn gaps(&self) -> Vec<f64> {
         let asked = self.asked.lock().unwrap();
-        asked.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect()
+        asked
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+            .collect()
     }
 }
 
@@ -172,7 +192,10 @@ async fn another_identity_is_never_taken() {
     let state = setting.until(|state| state.renewals.failed == 3).await;
     assert!(state.svid.is_none());
     let failure = state.failure.unwrap();
-    assert!(failure.contains("the certificate is for spiffe://example.org/db"), "{failure}");
+    assert!(
+        failure.contains("the certificate is for spiffe://example.org/db"),
+        "{failure}"
+    );
     // Its bundle counts all the same.
     assert_eq!(state.bundles.iter().count(), 1);
 
@@ -194,7 +217,10 @@ async fn a_failing_authority_is_asked_ever_more_slowly() {
     assert_eq!(gaps.len(), 14);
     for (nth, gap) in gaps.iter().enumerate() {
         let whole = (0.5 * f64::from(1 << nth)).min(60.0);
-        assert!((whole / 2.0..whole + 0.2).contains(gap), "wait {nth} took {gap} s");
+        assert!(
+            (whole / 2.0..whole + 0.2).contains(gap),
+            "wait {nth} took {gap} s"
+        );
     }
     // Well again: the next failure starts from the beginning.
     setting.tell.send(Ok(setting.issued(WEB))).unwrap();
@@ -207,7 +233,11 @@ async fn an_authority_that_is_down_past_the_end() {
     setting.tell.send(Ok(setting.issued(WEB))).unwrap();
     let state = setting.until(|state| state.svid.is_some()).await;
     let began = Instant::now();
-    let renews_in = state.next_renewal.unwrap().duration_since(setting.clock.now()).unwrap();
+    let renews_in = state
+        .next_renewal
+        .unwrap()
+        .duration_since(setting.clock.now())
+        .unwrap();
     assert!(renews_in >= Duration::from_secs(39) && renews_in <= Duration::from_secs(60));
     for _ in 0..6 {
         setting.fail();
@@ -219,9 +249,15 @@ async fn an_authority_that_is_down_past_the_end() {
     let ended = setting.until(|state| state.svid.is_none()).await;
     assert!(ended.generation > state.generation);
     let failure = ended.failure.unwrap();
-    assert!(failure.contains("the certificate ended at") && failure.contains("out of order"), "{failure}");
+    assert!(
+        failure.contains("the certificate ended at") && failure.contains("out of order"),
+        "{failure}"
+    );
     let took = began.elapsed();
-    assert!(took >= TTL - Duration::from_secs(2) && took <= TTL, "{took:?}");
+    assert!(
+        took >= TTL - Duration::from_secs(2) && took <= TTL,
+        "{took:?}"
+    );
     // Recovery is its own.
     setting.fail();
     setting.tell.send(Ok(setting.issued(WEB))).unwrap();
@@ -285,7 +321,10 @@ async fn a_bundle_alone() {
     assert!(state.generation > before.generation);
     assert!(state.svid.is_some(), "others may still know the old root");
     let failure = state.failure.unwrap();
-    assert!(failure.contains("no root in the trust bundle of example.org"), "{failure}");
+    assert!(
+        failure.contains("no root in the trust bundle of example.org"),
+        "{failure}"
+    );
 
     let restored = Update {
         bundles: Some(TrustBundles::from_iter([Arc::clone(&setting.bundle)])),
