@@ -8,10 +8,12 @@ mod diagnosis;
 mod facts;
 mod keep;
 mod screen;
+mod soak;
 mod stage;
 mod talk;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use mtls_tests::run::{self, Sweep};
 use mtls_tests::{Error, Result, Scene};
@@ -20,7 +22,7 @@ use nix::sys::signal::{SigSet, Signal};
 use screen::Screen;
 use stage::{Sabotage, Stage};
 
-const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop";
+const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop\n       cargo xtask soak [MINUTES]";
 
 #[derive(Default)]
 struct Options {
@@ -29,6 +31,8 @@ struct Options {
     sabotage: Option<Sabotage>,
     /// Remove what `--keep` left running.
     stop: bool,
+    /// Instead of showing the facts once.
+    soak: Option<Duration>,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,10 @@ fn parse(words: &[String]) -> Option<Options> {
         match word {
             "--keep" => options.keep = true,
             "--stop" => options.stop = true,
+            "--soak" => {
+                let minutes: u64 = words.next()?.parse().ok()?;
+                options.soak = Some(Duration::from_secs(minutes * 60));
+            }
             "--sabotage" => options.sabotage = Some(Sabotage::parse(words.next()?)?),
             _ => return None,
         }
@@ -70,7 +78,10 @@ fn perform(options: &Options, screen: &mut Screen) -> Result {
     clean_up_on_interrupt()?;
     let scene = Scene::new("demo")?;
     let mut stage = Stage::build(&scene, options.sabotage, screen)?;
-    let shown = facts::show_all(&mut stage, screen);
+    let shown = match options.soak {
+        Some(span) => soak::run(&mut stage, span, screen),
+        None => facts::show_all(&mut stage, screen),
+    };
     if let Err(error) = shown {
         let why = diagnosis::of(&mut stage);
         return Err(Error::Unexpected(format!("{error}\n{why}")));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mtls_tests::deadline::Stopwatch;
+use mtls_tests::deadline::{Deadline, Stopwatch, wait_for};
 use mtls_tests::process::Output;
 use mtls_tests::{Error, Family, Pod, Result, ensure, ensure_eq};
 
@@ -16,6 +16,15 @@ const COULD_NOT_CONNECT: i32 = 7;
 
 /// Requests to nginx, a new connection each.
 pub(crate) fn requests(stage: &Stage, family: Family, count: usize) -> Result {
+    let client = format!("{} ", stage.frontend.address(family));
+    let logged = || {
+        let log = stage.nginx.access_log();
+        let of_client = log
+            .lines()
+            .filter(|line| line.starts_with(&client) && line.contains("/hello"));
+        of_client.count()
+    };
+    let expected = logged() + count;
     let url = format!(
         "http://{}/hello?[1-{count}]",
         stage.web.at(family, WEB_PORT)
@@ -33,18 +42,12 @@ pub(crate) fn requests(stage: &Stage, family: Family, count: usize) -> Result {
     let said = stage.frontend.run("curl", args)?.success()?;
     let greetings = said.lines().filter(|line| *line == GREETING).count();
     ensure_eq(greetings, count, "answers of nginx")?;
-    // nginx writes its line when the connection is over.
-    let client = format!("{} ", stage.frontend.address(family));
-    let log = stage.nginx.access_log();
-    let logged = log
-        .lines()
-        .filter(|line| line.starts_with(&client) && line.contains("/hello"))
-        .count();
-    ensure_eq(
-        logged,
-        count,
-        "requests that nginx's log shows from the client's own address",
-    )
+    // nginx writes a line when a request is over, which its client may see first.
+    let what =
+        || format!("{count} lines of nginx's log that name the client's own address, {client}");
+    wait_for(Deadline::default(), what, || {
+        Ok((logged() == expected).then_some(()))
+    })
 }
 
 /// One request; `Ok` if nginx answered it.

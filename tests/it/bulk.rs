@@ -37,8 +37,8 @@ fn bulk(label: &str, family: Family) -> Result {
             let line = pair
                 .mesh
                 .daemon(&node)?
-                .wait_for_access("its end", |line| line["fields"]["reason"] == "done")?;
-            let fields = &line["fields"];
+                .wait_for_access("its end", |line| line["reason"] == "done")?;
+            let fields = &line;
             ensure_eq(fields["bytes_to_server"].as_u64(), Some(BYTES), &name)?;
             ensure_eq(fields["bytes_to_client"].as_u64(), Some(BYTES), &name)?;
         }

@@ -32,7 +32,7 @@ fn cgroup_remade() -> Result {
             a.cgroup().remake()?;
             client.remake_cgroup()?;
             mesh.daemon(&a)?.wait_for_log("attached_again", |event| {
-                event["fields"]["message"]
+                event["message"]
                     .as_str()
                     .is_some_and(|text| text.contains("attached again"))
             })?;

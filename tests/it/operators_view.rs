@@ -59,10 +59,9 @@ fn operators_view() -> Result {
         client.ended_well()?;
         server.ended_well(1)?;
         for daemon in pair.mesh.daemons() {
-            let line = daemon.wait_for_access("the connection's end", |line| {
-                line["fields"]["id"] == ids[0]
-            })?;
-            let fields = &line["fields"];
+            let line =
+                daemon.wait_for_access("the connection's end", |line| line["id"] == ids[0])?;
+            let fields = &line;
             ensure_eq(
                 fields["source"].as_str(),
                 Some("spiffe://example.org/client"),

@@ -38,6 +38,7 @@ usage: cargo xtask COMMAND
                      what the way through two daemons costs, against plain TCP (root)
   kernels [VERSION..] [-- STORY..]
                      the kernel's stories on Debian kernels in an emulator (default: 6.1)
+  soak [MINUTES]     the demo's applications over and over, with crashes; nothing may grow (root)
   tidy               check arrows, links, file lengths, licences, dependencies
 
 Everything that is downloaded or built apart from cargo's own target folder
@@ -76,8 +77,10 @@ fn obey(words: &[&str]) -> Result {
         ["test", words @ ..] => test::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["kernels", words @ ..] => kernels::run(words),
+        ["soak"] => demo::run(&["--soak", "30"]),
+        ["soak", minutes] => demo::run(&["--soak", minutes]),
         ["tidy"] => tidy::run(),
-        [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
+        [command @ ("build-ebpf" | "build" | "soak" | "tidy"), ..] => Err(Failure::usage(format!(
             "`cargo xtask {command}` does not take that; see `cargo xtask help`"
         ))),
         [unknown, ..] => Err(Failure::usage(format!(

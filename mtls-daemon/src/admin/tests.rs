@@ -192,6 +192,7 @@ fn status_and_connections_arrive_as_they_were_sent() {
             assert_eq!(answer.reply.status, samples::status());
             assert!(answer.reply.ready.good() && answer.reply.healthy.good());
             let json: serde_json::Value = serde_json::from_slice(&answer.json).unwrap();
+            assert_eq!(json["status"]["phase"], "serving");
             let web = &json["status"]["workloads"][0];
             assert_eq!(web["state"], "ready");
             assert_eq!(web["place"]["netns"], "/run/netns/web");

@@ -47,6 +47,7 @@ pub struct NodeStatus {
     #[serde(with = "text::time")]
     pub started: SystemTime,
     pub config: ConfigStatus,
+    #[serde(flatten)]
     pub phase: Phase,
     pub workloads: Vec<WorkloadStatus>,
     pub trust_bundles: Vec<TrustBundleStatus>,

@@ -202,6 +202,26 @@ mod tests {
     }
 
     #[test]
+    fn the_units_of_deploy_call_us_rightly() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd");
+        let mut calls = 0;
+        for unit in ["mtls-daemon.service", "example-workload.service"] {
+            let text = std::fs::read_to_string(format!("{folder}/{unit}")).unwrap();
+            for line in text.lines().filter(|line| line.starts_with("Exec")) {
+                let (_, call) = line.split_once('=').unwrap();
+                if let Some(words) = call
+                    .trim_start_matches('+')
+                    .strip_prefix("/usr/bin/mtls-daemon ")
+                {
+                    parse(words).unwrap();
+                    calls += 1;
+                }
+            }
+        }
+        assert_eq!(calls, 3);
+    }
+
+    #[test]
     fn only_the_effective_configuration_is_shown() {
         assert!(parse("config show --effective --config /c.toml").is_ok());
         assert!(parse("config show").is_err());

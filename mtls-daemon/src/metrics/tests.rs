@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::*;
 
@@ -195,4 +196,47 @@ fn families_follow_prometheus_naming() {
         );
         assert!(family.help.ends_with('.'), "{}", family.name);
     }
+}
+
+/// Alerts and dashboard ask for what is there.
+#[test]
+fn what_is_deployed_knows_the_metrics() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let metrics: BTreeSet<&str> = families::ALL.iter().map(|f| f.name).collect();
+    let mut asked = BTreeSet::new();
+    for file in ["prometheus/alerts.yml", "grafana/mtls-daemon.json"] {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("mtls_")) {
+            let name = word.strip_suffix("_bucket").unwrap_or(word);
+            assert!(metrics.contains(name), "{file}: there is no metric {name}");
+            asked.insert(name.to_owned());
+        }
+    }
+    assert!(asked.len() > 20, "{asked:?}");
+}
+
+/// The rules of the text format that scrapers rely on.
+#[test]
+fn a_scrape_follows_the_text_format() {
+    let metrics = Metrics::new(SystemTime::now());
+    let _thread = metrics.thread();
+    let text = full_scrape(&metrics);
+    assert!(text.ends_with('\n'));
+    let mut series = BTreeSet::new();
+    let mut current = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            current = rest.split(' ').next().unwrap();
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with(current), "{line} stands under {current}");
+            assert!(series.insert(name.to_owned()), "{line} stands there twice");
+            value.parse::<f64>().unwrap();
+        }
+    }
+    // Histograms: cumulated, and +Inf is the count.
+    let bucket = "mtls_handshake_duration_seconds_bucket{direction=\"inbound\",le=\"+Inf\"}";
+    let count = "mtls_handshake_duration_seconds_count{direction=\"inbound\"}";
+    assert_eq!(sample(&text, bucket), sample(&text, count));
 }

@@ -427,3 +427,6 @@ pub mod code {
         NAMES.get(usize::try_from(code).ok()?).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

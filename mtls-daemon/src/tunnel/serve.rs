@@ -16,7 +16,7 @@ impl Endpoint {
     pub(super) fn enqueue(&mut self, index: u32, flows: &mut Flows) {
         if let Some(flow) = flows.get_mut(index as usize)
             && flow.wants_service()
-            && !flow.is(is::QUEUED | is::STARVED)
+            && !flow.is(is::QUEUED)
         {
             flow.set(is::QUEUED);
             self.ready.push_back(index);
@@ -102,7 +102,7 @@ impl Endpoint {
             self.app_reset(index, flows, shared);
         } else if flow.at_end() {
             self.end_half(index, flows, shared);
-        } else if self.send.open() == 0 {
+        } else if self.send.open() == 0 && !flow.is(is::STARVED) {
             flow.set(is::STARVED);
             self.starved.push(index);
         }
@@ -112,8 +112,9 @@ impl Endpoint {
         let Some(flow) = flows.get_mut(index as usize) else {
             return;
         };
-        // With its own window shut, the peer's WINDOW_UPDATE brings it back.
-        let goes_on = moved > 0 || flow.is(is::READABLE) && flow.send.open() > 0;
+        // With a window shut, the peer's WINDOW_UPDATE brings it back.
+        let open = flow.send.open() > 0 && !flow.is(is::STARVED);
+        let goes_on = moved > 0 || flow.is(is::READABLE) && open;
         if flow.tunnel == self.index && goes_on {
             self.enqueue(index, flows);
         }

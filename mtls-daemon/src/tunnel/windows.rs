@@ -187,3 +187,118 @@ impl StreamWindow {
         grown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: u32 = 65_536;
+    const MOST: u32 = 4 << 20;
+
+    #[test]
+    fn a_send_window_can_fall_below_nothing() {
+        let mut window = SendWindow::new(65_535);
+        window.spend(65_000);
+        window.shift(-65_435).unwrap();
+        assert_eq!(window.open(), 0);
+        window.add(64_900).unwrap();
+        assert_eq!(window.open(), 0, "100 below nothing, then nothing");
+        window.add(1).unwrap();
+        assert_eq!(window.open(), 1);
+        assert_eq!(window.add(0x7fff_ffff), Err(Overflow));
+        assert_eq!(SendWindow::new(0x7fff_ffff).add(1), Err(Overflow));
+    }
+
+    #[test]
+    fn a_connection_window_is_given_back_by_quarters() {
+        let mut window = ConnectionWindow::new(1_000);
+        assert_eq!(window.receive(249), Ok(None));
+        assert_eq!(window.receive(1), Ok(Some(250)));
+        assert_eq!(window.receive(1_000), Ok(Some(1_000)));
+        assert_eq!(window.receive(1_001), Err(Exceeded));
+    }
+
+    #[test]
+    fn a_stream_window_grows_while_it_is_drained_fast() {
+        let mut budgets = [Growth::new(1 << 30), Growth::new(1 << 30)];
+        let mut window = StreamWindow::new(START, 0);
+        let mut now = 0;
+        let mut deliver = |window: &mut StreamWindow, took: Millis| {
+            let n = window.size / 2;
+            now += took;
+            window.receive(n).unwrap();
+            let [a, b] = &mut budgets;
+            window.deliver(n, now, (START, MOST), [a, b]).unwrap()
+        };
+        let first = deliver(&mut window, 10);
+        assert_eq!(first.increment, START / 2 + START);
+        assert_eq!(window.size, 2 * START);
+        // At its own pace, it stays.
+        deliver(&mut window, 500);
+        assert_eq!(window.size, 2 * START);
+        for _ in 0..10 {
+            deliver(&mut window, 10);
+        }
+        assert_eq!(window.size, MOST);
+        // Slow for long, it gives back, but never what the peer was promised.
+        for _ in 0..20 {
+            deliver(&mut window, 5_000);
+        }
+        assert!(window.size <= START + 1, "{}", window.size);
+    }
+
+    #[test]
+    fn growth_has_a_budget() {
+        let mut small = Growth::new(u64::from(START));
+        let mut large = Growth::new(1 << 30);
+        let mut windows = [StreamWindow::new(START, 0), StreamWindow::new(START, 0)];
+        let mut deliver = |window: &mut StreamWindow| {
+            window.receive(START / 2).unwrap();
+            let budgets = [&mut small, &mut large];
+            window
+                .deliver(START / 2, 1, (START, MOST), budgets)
+                .unwrap()
+        };
+        assert!(!deliver(&mut windows[0]).denied);
+        let denied = deliver(&mut windows[1]);
+        assert_eq!((denied.increment, denied.denied), (START / 2, true));
+        assert_eq!(windows[0].release(START), START);
+        assert_eq!(windows[1].release(START), 0);
+        assert_eq!(
+            (small.used, large.used),
+            (u64::from(START), u64::from(START))
+        );
+    }
+
+    proptest! {
+        /// What waits here never exceeds the window, whatever the pace.
+        #[test]
+        fn what_waits_is_bounded(
+            steps in vec((any::<u32>(), any::<u32>(), 0..4_000u32), 0..200),
+        ) {
+            let mut budgets = [Growth::new(8 << 20), Growth::new(1 << 20)];
+            let mut window = StreamWindow::new(START, 0);
+            let (mut waits, mut now) = (0, 0);
+            for (arrives, taken, took) in steps {
+                let arrives = arrives % (window.left + 1);
+                window.receive(arrives).unwrap();
+                waits += arrives;
+                let taken = taken % (waits + 1);
+                waits -= taken;
+                now += took;
+                let [a, b] = &mut budgets;
+                let back = window.deliver(taken, now, (START, MOST), [a, b]);
+                prop_assert!(back.is_none_or(|back| back.increment > 0));
+                prop_assert_eq!(window.left + window.owed + waits, window.size);
+                prop_assert!((START..=MOST).contains(&window.size));
+                prop_assert_eq!(u64::from(window.size - START), budgets[0].used);
+            }
+            prop_assert_eq!(window.receive(window.left + 1), Err(Exceeded));
+            let grown = u64::from(window.release(START));
+            prop_assert_eq!(grown, budgets[1].used);
+        }
+    }
+}

@@ -7,5 +7,8 @@
     reason = "a story that fails has to stop where it failed"
 )]
 
+mod h2_peer;
+mod hostile;
 mod pair;
+mod raw;
 mod support;

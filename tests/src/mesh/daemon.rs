@@ -197,7 +197,7 @@ impl Daemon {
         wait_for(
             Deadline::default(),
             || format!("the daemon of node {} to be {phase}", self.node.name()),
-            || Ok((self.status()?["status"]["phase"]["phase"] == phase).then_some(())),
+            || Ok((self.status()?["status"]["phase"] == phase).then_some(())),
         )
     }
 
