@@ -7,6 +7,7 @@
     reason = "a story that fails has to stop where it failed"
 )]
 
+mod envoy;
 mod h2_peer;
 mod hostile;
 mod pair;

@@ -30,6 +30,9 @@ pub(crate) fn story<F: Future<Output = ()>>(story: F) {
 pub(crate) struct Tls {
     pub(crate) client: Arc<ClientConfig>,
     pub(crate) server: Arc<ServerConfig>,
+    /// For other programs.
+    pub(crate) cert_pem: String,
+    pub(crate) key_pem: String,
 }
 
 /// One authority and one name, for both sides of every test.
@@ -37,6 +40,7 @@ pub(crate) static TLS: LazyLock<Tls> = LazyLock::new(|| {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["peer.test".to_owned()]).unwrap();
     let cert = params.self_signed(&key).unwrap();
+    let (cert_pem, key_pem) = (cert.pem(), key.serialize_pem());
     let cert = CertificateDer::from(cert.der().to_vec());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut roots = RootCertStore::empty();
@@ -58,6 +62,8 @@ pub(crate) static TLS: LazyLock<Tls> = LazyLock::new(|| {
     Tls {
         client: Arc::new(client),
         server: Arc::new(server),
+        cert_pem,
+        key_pem,
     }
 });
 
@@ -75,10 +81,18 @@ pub(crate) type ServerTls = tokio_rustls::server::TlsStream<TcpStream>;
 /// Both ends of a finished handshake.
 pub(crate) async fn tls() -> (ClientTls, ServerTls) {
     let (dialled, accepted) = tcp().await;
+    tokio::join!(client_tls(dialled), server_tls(accepted))
+}
+
+pub(crate) async fn client_tls(socket: TcpStream) -> ClientTls {
     let name = ServerName::try_from("peer.test").unwrap();
     let connector = TlsConnector::from(Arc::clone(&TLS.client));
+    connector.connect(name, socket).await.unwrap()
+}
+
+pub(crate) async fn server_tls(socket: TcpStream) -> ServerTls {
     let acceptor = TlsAcceptor::from(Arc::clone(&TLS.server));
-    tokio::try_join!(connector.connect(name, dialled), acceptor.accept(accepted)).unwrap()
+    acceptor.accept(socket).await.unwrap()
 }
 
 /// A loop that runs until the story ends.

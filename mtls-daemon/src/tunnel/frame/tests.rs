@@ -61,10 +61,12 @@ fn any_frame() -> impl Strategy<Value = (Vec<u8>, Found)> {
         // The reserved bit is nobody's business.
         wire[5] |= (stream >> 24) as u8 & 0x80;
         wire.extend_from_slice(&payload);
-        let found = match kind {
-            kind::DATA => Found::Data(head, body, padding),
-            0..=kind::CONTINUATION => Found::Frame(head, payload),
-            _ => Found::Unknown(head),
+        let found = if kind == kind::DATA {
+            Found::Data(head, body, padding)
+        } else if kind <= kind::CONTINUATION {
+            Found::Frame(head, payload)
+        } else {
+            Found::Unknown(head)
         };
         (wire, found)
     })
