@@ -5,9 +5,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use mtls_daemon::addr::OriginalDst;
 use mtls_daemon::kernel::{Hook, Outcome};
-use mtls_tests::error::ensure_eq;
 use mtls_tests::script::{Connect, How, SocketKind, Step};
-use mtls_tests::{Family, Result, ensure, play, two_nodes};
+use mtls_tests::{Family, Result, ensure, ensure_eq, play, two_nodes};
 
 use super::stage::{Stage, capture_kind};
 

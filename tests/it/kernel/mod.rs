@@ -1,5 +1,13 @@
 //! The hooks alone: real programs in the kernel, real applications in pods, and
 //! this process in the daemon's place.
 
-mod captures;
 mod stage;
+
+mod captures;
+mod handoff;
+mod inbound;
+mod names;
+mod passes;
+mod raw_sockets;
+mod refuses;
+mod restarts;

@@ -4,19 +4,20 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use mtls_daemon::addr::OriginalDst;
 use mtls_daemon::config::{Outside, Udp, Unknown};
 use mtls_daemon::kernel::{
-    Enrolment, Hook, Kernel, KernelError, ListenerKind, Options, Outcome, Slots,
+    Enrolment, Event, Events, Hook, Kernel, KernelError, ListenerKind, Options, Outcome, Slots,
 };
 use mtls_daemon::netns::{self, Netns};
-use mtls_tests::deadline::Deadline;
-use mtls_tests::error::{Doing, ensure_eq};
-use mtls_tests::{Error, Family, Node, Pod, Result};
+use mtls_tests::deadline::{Deadline, PATIENCE};
+use mtls_tests::error::Doing;
+use mtls_tests::script::{Ended, Step};
+use mtls_tests::{Error, Family, Node, Pod, Result, ensure, ensure_eq};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, poll};
 use socket2::Socket;
@@ -146,6 +147,18 @@ impl Stage {
             .map_or(0, |(_, _, n)| *n))
     }
 
+    /// The news from the hooks, each waited for.
+    pub(super) fn news(&mut self) -> Result<News> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .doing(|| "making a runtime")?;
+        let inside = runtime.enter();
+        let events = self.kernel().events().said()?;
+        drop(inside);
+        Ok(News { events, runtime })
+    }
+
     /// Entries of a map.
     pub(super) fn entries(&mut self, map: &str) -> Result<u64> {
         self.kernel()
@@ -163,6 +176,54 @@ pub(super) fn mesh() -> Vec<IpNet> {
         .iter()
         .map(|net| net.parse().expect("a constant network"))
         .collect()
+}
+
+/// What the hooks report.
+pub(super) struct News {
+    // Before its runtime.
+    events: Events,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl News {
+    /// Waits for an event that is wanted; others are passed over.
+    pub(super) fn wait<T>(
+        &mut self,
+        what: &str,
+        mut wanted: impl FnMut(Event) -> Option<T>,
+    ) -> Result<T> {
+        let events = &mut self.events;
+        let search = async {
+            loop {
+                if let Some(found) = wanted(events.next().await) {
+                    return found;
+                }
+            }
+        };
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, search).await })
+            .map_err(|_elapsed| Error::TimedOut {
+                waiting_for: what.to_owned(),
+                seen: String::new(),
+            })
+    }
+
+    /// How many events come within a time.
+    pub(super) fn count_for(&mut self, span: Duration) -> usize {
+        let mut seen = 0;
+        let events = &mut self.events;
+        let listen = async {
+            loop {
+                events.next().await;
+                seen += 1;
+            }
+        };
+        // Ends by its time only.
+        let _: std::result::Result<(), _> = self
+            .runtime
+            .block_on(async { tokio::time::timeout(span, listen).await });
+        seen
+    }
 }
 
 /// The daemon's sockets in a pod.
@@ -214,11 +275,6 @@ impl Post {
         }
         accept_from(listener)?
             .ok_or_else(|| Error::Unexpected(format!("the connection to {kind:?} went away")))
-    }
-
-    /// A connection that is there already.
-    pub(super) fn accept_now(&self, kind: ListenerKind) -> Result<Option<Accepted>> {
-        accept_from(self.listener(kind)?)
     }
 
     fn listener(&self, kind: ListenerKind) -> Result<&Socket> {
@@ -332,7 +388,29 @@ pub(super) fn capture_kind(family: Family, v6_only: bool) -> ListenerKind {
     }
 }
 
-#[expect(dead_code, reason = "for stories with more than one stage")]
-pub(super) fn pins_of(stage: &Stage) -> PathBuf {
-    stage.pins().to_owned()
+/// Says and hears a word, in plain text.
+pub(super) fn chat() -> (Vec<Step>, Vec<Step>) {
+    let client = vec![Step::Say("ask".into()), Step::Hear("answer".into())];
+    let server = vec![Step::Hear("ask".into()), Step::Say("answer".into())];
+    (client, server)
+}
+
+/// Fails unless connect() was refused, at once.
+pub(super) fn ensure_refused(ended: &Ended, what: &str) -> Result {
+    ensure(ended.failed_to_connect(), || format!("{what}: {ended:?}"))?;
+    ensure_eq(ended.error(), "ECONNREFUSED", what)?;
+    // A retry of the SYN comes after a second.
+    ensure(ended.connect_micros < 500_000, || {
+        format!("{what}: only after {} us", ended.connect_micros)
+    })
+}
+
+/// Lets two pods find one another before anything is measured: neighbour
+/// discovery over a fresh bridge can take a second.
+pub(super) fn meet(from: &Pod, to: &Pod) -> Result {
+    for family in Family::BOTH {
+        let ended = from.connect(to.at(family, 9), [])?;
+        ensure_eq(ended.error(), "ECONNREFUSED", "a closed port")?;
+    }
+    Ok(())
 }

@@ -1,0 +1,83 @@
+//! An original destination is kept just as long as somebody may ask for it.
+
+use mtls_daemon::addr::OriginalDst;
+use mtls_daemon::kernel::ListenerKind;
+use mtls_tests::deadline::{Deadline, wait_for};
+use mtls_tests::script::{Connect, SocketKind, Step};
+use mtls_tests::{Family, Result, ensure, ensure_eq, play, two_nodes};
+
+use super::stage::Stage;
+
+/// An application that sends and closes before the daemon looks: what it sent
+/// is not lost.
+#[test]
+fn kernel_keeps_the_destination_of_who_left_early() -> Result {
+    play("kernel-left-early", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let mut stage = Stage::attached(&a)?;
+        let post = stage.enrol(&client)?;
+        for (family, kind) in [
+            (Family::V4, ListenerKind::CaptureV4),
+            (Family::V6, ListenerKind::CaptureV6),
+        ] {
+            let to = server.at(family, 8080);
+            let only = SocketKind {
+                v6_only: true,
+                ..SocketKind::default()
+            };
+            let mut gone = client
+                .connect_as(Connect::to(to, [Step::Say("in a hurry".into())]).socket(only))?;
+            ensure(gone.ended()?.is_well(), || "it could not send")?;
+            // Its process, and with it every socket, is gone.
+            gone.process().wait(Deadline::default())?;
+            let (accepted, original) = post.accept_captured(&mut stage, kind)?;
+            ensure_eq(original, Some(OriginalDst(to)), "where it went")?;
+            accepted.talk("in a hurry", "")?;
+        }
+        ensure_eq(stage.entries("ORIGINAL_DST")?, 0, "destinations left")
+    })
+}
+
+/// An application that resets its connection leaves nothing to ask for.
+#[test]
+fn kernel_drops_the_destination_of_who_resets() -> Result {
+    play("kernel-resets", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let mut stage = Stage::attached(&a)?;
+        let post = stage.enrol(&client)?;
+        let to = server.at(Family::V4, 8080);
+        let reset = Connect::to(to, [Step::Hold, Step::Reset]).many(200, 200);
+        let mut resetting = client.connect_as(reset)?;
+        ensure_eq(resetting.held()?, 200, "connections held")?;
+        ensure_eq(stage.entries("ORIGINAL_DST")?, 200, "destinations kept")?;
+        resetting.go()?;
+        resetting.ended_all()?;
+        wait_for(
+            Deadline::default(),
+            || "the destinations to go",
+            || Ok((stage.entries("ORIGINAL_DST")? == 0).then_some(())),
+        )?;
+        let (_, original) = post.accept_captured(&mut stage, ListenerKind::CaptureV4)?;
+        ensure_eq(original, None, "where the first one went")
+    })
+}
+
+/// Whoever dials the capture address itself was not captured.
+#[test]
+fn kernel_knows_nothing_of_who_dials_the_capture_address() -> Result {
+    play("kernel-direct-dial", |scene| {
+        let (a, _) = two_nodes(scene)?;
+        let pod = a.pod("pod")?;
+        let mut stage = Stage::attached(&a)?;
+        let post = stage.enrol(&pod)?;
+        let to = ([127, 64, 1, 2], mtls_common::addr::CAPTURE_PORT).into();
+        let mut dialling = pod.connect_as(Connect::to(to, [Step::ExpectEnd]))?;
+        let (accepted, original) = post.accept_captured(&mut stage, ListenerKind::CaptureV4)?;
+        ensure_eq(original, None, "an original destination")?;
+        // Closed with the linger option that its listener has: a reset.
+        drop(accepted);
+        ensure_eq(dialling.ended()?.error(), "ECONNRESET", "its end")
+    })
+}
