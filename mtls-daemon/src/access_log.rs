@@ -84,3 +84,113 @@ pub fn log(record: &AccessRecord<'_>) {
 fn rounded(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e6
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(record: &AccessRecord<'_>) -> Value {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || log(record));
+        let bytes = lines.0.lock().unwrap().clone();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    fn record<'a>(source: &'a SpiffeId, destination: &'a SpiffeId) -> AccessRecord<'a> {
+        AccessRecord {
+            id: ConnectionId::from_digits("4bf92f3577b34da6a3ce929d0e0e4736").unwrap(),
+            direction: Direction::Outbound,
+            workload: Some("web"),
+            source: Some(source),
+            destination: Some(destination),
+            client: Some(ClientAddr("10.0.1.4:41022".parse().unwrap())),
+            original_dst: Some(OriginalDst("10.0.2.7:5432".parse().unwrap())),
+            peer: Some(TunnelAddr("10.0.2.7:15008".parse().unwrap())),
+            tunnel: Some(TunnelUse::Reused),
+            to_server: 5,
+            to_client: 7,
+            duration: Duration::from_nanos(1_234_567_890),
+            reason: Reason::ResetByPeer,
+            detail: Some("CANCEL"),
+        }
+    }
+
+    #[test]
+    fn a_line_says_all_that_is_known() {
+        let source = "spiffe://example.org/web".parse().unwrap();
+        let destination = "spiffe://example.org/db".parse().unwrap();
+        let line = logged(&record(&source, &destination));
+        let expected = json!({
+            "timestamp": line["timestamp"],
+            "level": "INFO",
+            "target": "access",
+            "schema": 1,
+            "id": "4bf92f3577b34da6a3ce929d0e0e4736",
+            "direction": "outbound",
+            "workload": "web",
+            "source": "spiffe://example.org/web",
+            "destination": "spiffe://example.org/db",
+            "client": "10.0.1.4:41022",
+            "original_dst": "10.0.2.7:5432",
+            "peer": "10.0.2.7:15008",
+            "tunnel": "reused",
+            "bytes_to_server": 5,
+            "bytes_to_client": 7,
+            "duration_seconds": 1.234568,
+            "reason": "reset_by_peer",
+            "detail": "CANCEL",
+        });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn what_a_refusal_leaves_unknown_is_left_out() {
+        let source = "spiffe://example.org/web".parse().unwrap();
+        let refused = AccessRecord {
+            destination: None,
+            peer: None,
+            tunnel: None,
+            detail: None,
+            ..record(&source, &source)
+        };
+        let line = logged(&refused);
+        for absent in ["destination", "peer", "tunnel", "detail"] {
+            assert_eq!(line.get(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let id = "spiffe://example.org/web".parse().unwrap();
+        let line = logged(&record(&id, &id));
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+        let documentation = std::fs::read_to_string(path).unwrap();
+        for field in line.as_object().unwrap().keys() {
+            assert!(documentation.contains(&format!("| `{field}` |")), "{field}");
+        }
+    }
+}

@@ -74,6 +74,14 @@ pub fn start(log: &Log) -> Result<Flush, LogError> {
     }
     // A second call has failed above.
     let _ = FILTER.set(handle);
+    // A panic is a line of the log like any other, also where lines are JSON.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let place = panic.location().map(ToString::to_string);
+        let what = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(thread, place, "panic: {what}");
+    }));
     Ok(Flush(Some((queue, writer))))
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::config;
 
+use super::humane::count;
 use super::{Exit, complain, fail, say};
 
 pub(super) fn check(path: &Path) -> Exit {
@@ -12,19 +13,18 @@ pub(super) fn check(path: &Path) -> Exit {
             for warning in loaded.warnings.lines() {
                 complain(&format!("warning: {warning}"));
             }
-            let (workloads, peers) = (loaded.config.workloads.len(), loaded.config.peers.len());
+            let config = loaded.config;
             say(&format!(
-                "{}: good: {workloads} workloads, {peers} peers, {} services\n",
+                "{}: good: {}, {}, {}\n",
                 path.display(),
-                loaded.config.services.len()
+                count(config.workloads.len(), "workload"),
+                count(config.peers.len(), "peer"),
+                count(config.services.len(), "service")
             ))
         }
         Err(mistakes) => {
             complain(&mistakes.to_string());
-            match mistakes.list.len() {
-                1 => fail("1 mistake"),
-                count => fail(&format!("{count} mistakes")),
-            }
+            fail(&count(mistakes.list.len(), "mistake"))
         }
     }
 }

@@ -2,6 +2,7 @@
 //! --effective` prints, and what two configurations are compared by.
 
 use std::fmt::{Display, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use super::keys::{Applies, Fallback, Key, Section};
@@ -135,7 +136,7 @@ fn node_block(node: &Node) -> Block {
 
 fn kernel_block(kernel: &Kernel) -> Block {
     let Kernel { cgroup, pins } = kernel;
-    let cgroup = cgroup.as_ref().and_then(path);
+    let cgroup = cgroup.as_deref().and_then(path);
     block("kernel", None, [("cgroup", cgroup), ("pins", path(pins))])
 }
 
@@ -211,7 +212,7 @@ fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
             [
                 ("certificate", path(certificate)),
                 ("key", path(key)),
-                ("bundle", bundle.as_ref().and_then(path)),
+                ("bundle", bundle.as_deref().and_then(path)),
                 ("svid_ttl", duration(svid_ttl)),
             ],
         ),
@@ -389,7 +390,7 @@ fn text(value: impl Display) -> Option<String> {
     Some(toml::Value::String(value.to_string()).to_string())
 }
 
-fn path(path: &std::path::PathBuf) -> Option<String> {
+fn path(path: &Path) -> Option<String> {
     text(path.display())
 }
 

@@ -26,7 +26,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     let (unit, size) = TIMES
         .iter()
         .rev()
-        .find(|(_, size)| millis % u128::from(*size) == 0)
+        .find(|(_, size)| millis.is_multiple_of(u128::from(*size)))
         .unwrap_or(&TIMES[0]);
     format!("{}{unit}", millis / u128::from(*size))
 }
@@ -36,7 +36,7 @@ pub(super) fn show_size(bytes: u64) -> String {
     let (unit, size) = SIZES
         .iter()
         .rev()
-        .find(|(_, size)| bytes % size == 0 && bytes > 0)
+        .find(|(_, size)| bytes.is_multiple_of(*size) && bytes > 0)
         .unwrap_or(&SIZES[0]);
     format!("{}{unit}", bytes / size)
 }
