@@ -12,6 +12,7 @@ mod soak;
 mod stage;
 mod talk;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -105,7 +106,9 @@ fn clean_up_on_interrupt() -> Result {
     let current = run::current()?;
     std::thread::spawn(move || {
         let Ok(signal) = signals.wait() else { return };
-        eprintln!("\ninterrupted: removing the nodes");
+        // Held to the end: what fails because the nodes go is not worth a word.
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "\ninterrupted: removing the nodes");
         let cleaned = current.clean_up();
         if let Err(error) = cleaned {
             eprintln!("{error}");
