@@ -50,15 +50,18 @@ pub fn syn(
     if local.ip.is_loopback() {
         return loopback(around, here, remote, local);
     }
-    // A pod that calls itself, and the daemon dialling the application.
-    if remote.ip == local.ip || remote.ip.is_loopback() {
+    // The daemon dialling the application.
+    if remote.ip.is_loopback() {
         return Steering::Pass(Outcome::PassedOwnAddress);
     }
+    // Also from the pod itself: a workload that is an endpoint of a service it
+    // calls has a tunnel to itself.
     if u32::from(local.port) == here.tunnel_port {
         let kind = if packet_v6 { TUNNEL_V6 } else { TUNNEL_V4 };
         return steer(here, kind, remote, Outcome::SteeredTunnel);
     }
-    if around.own_address(here.cookie, remote.ip) {
+    // A pod that calls itself.
+    if remote.ip == local.ip || around.own_address(here.cookie, remote.ip) {
         return Steering::Pass(Outcome::PassedOwnAddress);
     }
     if here.flags & Netns::HAS_PORTS_IN != 0 && around.port_excluded(here.cookie, local.port) {

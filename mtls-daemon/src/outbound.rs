@@ -54,6 +54,9 @@ pub struct Outbound {
 /// without asking us again.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 
+/// Tunnels that one connection tries to one endpoint, beyond the first.
+const RETRIES: usize = 3;
+
 /// Endpoints of one service that one connection tries.
 const ATTEMPTS: usize = 3;
 
@@ -135,6 +138,7 @@ impl Outbound {
             traceparent: Some(flow.id.traceparent()),
             baggage: None,
         };
+        let mut left = RETRIES;
         loop {
             let CheckedOut { tunnel, acquired } = self.pool.checkout(source, endpoint).await?;
             flow.tunnel_use = Some(match acquired {
@@ -145,9 +149,13 @@ impl Outbound {
                 Ok(stream) => return Ok(stream),
                 // The tunnel closed its door between checkout and here, and
                 // the peer did nothing: the pool has another, or dials.
-                Err(error) if error.may_retry() => {}
+                Err(error) if left > 0 && error.may_retry() => {}
+                // It had died unseen, with its peer's namespace or node. None
+                // of the application's bytes were on it.
+                Err(ConnectError::Lost(end)) if left > 0 && died_unseen(&end, acquired) => {}
                 Err(error) => return Err(self.refusal(&error)),
             }
+            left -= 1;
         }
     }
 
@@ -201,6 +209,15 @@ impl Outbound {
             tracing::warn!(%error, "noting a refused destination");
         }
     }
+}
+
+/// Whether a tunnel that others had opened was gone before we asked.
+fn died_unseen(end: &TunnelEnd, acquired: Acquire) -> bool {
+    acquired != Acquire::Miss
+        && matches!(
+            end,
+            TunnelEnd::Io(_) | TunnelEnd::Truncated | TunnelEnd::ClosedByPeer | TunnelEnd::Drained
+        )
 }
 
 fn too_slow(limit: Duration) -> Refused {

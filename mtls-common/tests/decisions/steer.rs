@@ -86,7 +86,6 @@ fn a_pod_may_call_itself_and_the_daemon_may_dial() {
     let around = Around::with(|around| around.own.push("10.0.0.5".parse().unwrap()));
     for (remote, local) in [
         ("10.0.0.1:41000", "10.0.0.1:80"),
-        ("10.0.0.1:41000", "10.0.0.1:15008"),
         ("10.0.0.5:41000", "10.0.0.1:80"),
         ("127.128.3.4:41000", "10.0.0.1:80"),
         ("[fd00::1]:41000", "[fd00::1]:80"),
@@ -99,6 +98,22 @@ fn a_pod_may_call_itself_and_the_daemon_may_dial() {
             "{remote} {local}"
         );
     }
+}
+
+#[test]
+fn a_workload_behind_its_own_service_has_a_tunnel_to_itself() {
+    let around = Around::with(|_| {});
+    let steering = steer(&around, "10.0.0.1:41000", "10.0.0.1:15008");
+    assert!(
+        matches!(
+            steering,
+            Steering::Steer {
+                outcome: Outcome::SteeredTunnel,
+                ..
+            }
+        ),
+        "{steering:?}"
+    );
 }
 
 #[test]

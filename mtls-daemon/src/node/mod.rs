@@ -139,26 +139,21 @@ impl Node {
         if !matches!(*self.phase.borrow(), Phase::Serving) {
             return;
         }
-        let mut kernel = self.kernel.borrow_mut();
-        let torn: Vec<&str> = kernel
-            .attached()
-            .into_iter()
-            .filter(|(_, attached)| !attached)
-            .map(|(hook, _)| hook.word())
-            .collect();
-        if torn.is_empty() {
-            return;
-        }
-        match kernel.repair() {
-            Ok(repaired) if repaired.is_empty() => tracing::error!(
-                hooks = torn.join(", "),
-                "enforcement was removed; it stays removed until the daemon is restarted"
-            ),
-            Ok(repaired) => tracing::error!(
-                hooks = repaired.len(),
-                "the cgroup was removed and made again: hooks attached again"
-            ),
-            Err(error) => tracing::error!(hooks = torn.join(", "), %error, "hooks are torn away"),
+        // Those whose pins were removed stay removed, and readiness says so:
+        // somebody wanted that.
+        match self.kernel.borrow_mut().repair() {
+            Ok(repaired) if repaired.is_empty() => {}
+            Ok(repaired) => {
+                let hooks: Vec<&str> = repaired.iter().map(|hook| hook.word()).collect();
+                let hooks = hooks.join(", ");
+                tracing::error!(
+                    hooks,
+                    "their cgroup was removed and made again: attached again"
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, "hooks are torn away and cannot be attached again");
+            }
         }
     }
 
