@@ -38,9 +38,8 @@ fn bulk(label: &str, family: Family) -> Result {
                 .mesh
                 .daemon(&node)?
                 .wait_for_access("its end", |line| line["reason"] == "done")?;
-            let fields = &line;
-            ensure_eq(fields["bytes_to_server"].as_u64(), Some(BYTES), &name)?;
-            ensure_eq(fields["bytes_to_client"].as_u64(), Some(BYTES), &name)?;
+            ensure_eq(line["bytes_to_server"].as_u64(), Some(BYTES), &name)?;
+            ensure_eq(line["bytes_to_client"].as_u64(), Some(BYTES), &name)?;
         }
         Ok(())
     })

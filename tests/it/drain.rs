@@ -47,8 +47,8 @@ fn drain_resets_at_the_deadline() -> Result {
         let mut pair = Pair::start_as(scene, |plan, _, _| plan.set("limits", "drain", "\"1s\""))?;
         let mut server = pair
             .server
-            .serve(8080, [Step::Hear("hi".into()), Step::ExpectEnd])?;
-        let script = [Step::Say("hi".into()), Step::Hold, Step::ExpectEnd];
+            .serve(8080, [Step::Say("hi".into()), Step::ExpectEnd])?;
+        let script = [Step::Hear("hi".into()), Step::Hold, Step::ExpectEnd];
         let to = pair.server.at(Family::V6, 8080);
         let mut open = pair.client.connect_as(Connect::to(to, script))?;
         open.held()?;

@@ -54,10 +54,11 @@ fn excluded_networks_are_left_alone() -> Result {
             plan.set(
                 "network",
                 "excluded",
-                "[\"10.0.1.200/32\", \"fd00:1::c8/128\"]",
+                "[\"10.0.1.11/32\", \"fd00:1::b/128\"]",
             )
         })?;
-        let printer = pair.a.pod_at("printer", 200)?;
+        let printer = pair.a.outsider("printer")?;
+        ensure_eq(printer.number(), 11, "the printer's place")?;
         let _listening = printer.serve(8080, [Step::Echo])?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
         for family in Family::BOTH {

@@ -61,25 +61,24 @@ fn operators_view() -> Result {
         for daemon in pair.mesh.daemons() {
             let line =
                 daemon.wait_for_access("the connection's end", |line| line["id"] == ids[0])?;
-            let fields = &line;
             ensure_eq(
-                fields["source"].as_str(),
+                line["source"].as_str(),
                 Some("spiffe://example.org/client"),
                 "source",
             )?;
-            let destination = fields["destination"].as_str();
+            let destination = line["destination"].as_str();
             ensure_eq(
                 destination,
                 Some("spiffe://example.org/server"),
                 "destination",
             )?;
             ensure_eq(
-                fields["original_dst"].as_str(),
+                line["original_dst"].as_str(),
                 Some(&*to.to_string()),
                 "destination",
             )?;
-            ensure_eq(fields["bytes_to_server"].as_u64(), Some(5), "bytes")?;
-            ensure_eq(fields["reason"].as_str(), Some("done"), "reason")?;
+            ensure_eq(line["bytes_to_server"].as_u64(), Some(5), "bytes")?;
+            ensure_eq(line["reason"].as_str(), Some("done"), "reason")?;
         }
         pair.ensure_private().map(drop)
     })
