@@ -8,7 +8,7 @@ use mtls_tests::{Family, Mesh, Result, ensure, ensure_eq, play, two_nodes};
 #[test]
 fn same_node() -> Result {
     play("same-node", |scene| {
-        let (a, _) = two_nodes(scene)?;
+        let (a, _b) = two_nodes(scene)?;
         let (client, server) = (a.pod("client")?, a.pod("server")?);
         let file = scene.logs().join("veth.pcap");
         let veth = Capture::start(a.netns(), &client.node_interface(), &file)?;

@@ -49,11 +49,19 @@ impl Node {
 
     /// Take a workload out of the hooks and off its worker.
     pub fn withdraw(&self, enrolled: &mut Enrolled, why: &str) {
-        if let Some(cookie) = enrolled.cookie() {
+        if let Some(cookie) = enrolled.cookie()
+            && let Err(error) = self.kernel.borrow_mut().remove(cookie.0)
+        {
+            tracing::error!(workload = %enrolled.wanted.name, %error, "removing from the hooks");
+        }
+        self.take_off(enrolled, why);
+    }
+
+    /// Take a workload off its worker. Its hooks stay, and with no listener
+    /// behind them they refuse.
+    pub fn take_off(&self, enrolled: &mut Enrolled, why: &str) {
+        if enrolled.cookie().is_some() {
             tracing::info!(workload = %enrolled.wanted.name, why, "workload withdrawn");
-            if let Err(error) = self.kernel.borrow_mut().remove(cookie.0) {
-                tracing::error!(workload = %enrolled.wanted.name, %error, "removing from the hooks");
-            }
         }
         if let Placed::Served(workload, home) = &enrolled.placed {
             // A worker that has ended ends the process.
@@ -139,26 +147,8 @@ impl Node {
             known.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
             return Ok(Placed::LeftAlone(netns.clone()));
         }
-        let addresses = own_addresses(wanted, netns)?;
-        let network = self.config.borrow().network.clone();
-        let cgroup_id = located.cgroup.as_deref().and_then(cgroup_id);
-        let slots = self.kernel.borrow_mut().enrol(&Enrolment {
-            cookie: netns.cookie().0,
-            netns: netns.as_fd(),
-            cgroup_id,
-            addresses: addresses.clone(),
-            excluded: wanted.excluded.clone(),
-            excluded_outbound_ports: both(
-                &network.excluded_outbound_ports,
-                &wanted.excluded_outbound_ports,
-            ),
-            excluded_inbound_ports: both(
-                &network.excluded_inbound_ports,
-                &wanted.excluded_inbound_ports,
-            ),
-            spread: SPREAD,
-        });
-        let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        let cgroup = located.cgroup.as_deref().and_then(cgroup_id);
+        let (slots, addresses) = self.hook(wanted, netns, cgroup)?;
         let listeners = self.listen(netns, &slots)?;
         let workload = Arc::new(Workload {
             name: wanted.name.as_str().into(),
@@ -180,6 +170,50 @@ impl Node {
         let _ = self.workers[home].commands.send(serve);
         tracing::info!(workload = %wanted.name, identity = %wanted.spiffe_id, "workload enrolled");
         Ok(Placed::Served(workload, home))
+    }
+
+    /// Tell the hooks all that is known about a workload, for the first time
+    /// or anew. Returns its addresses, the configured ones first.
+    fn hook(
+        &self,
+        wanted: &config::Workload,
+        netns: &Netns,
+        cgroup_id: Option<u64>,
+    ) -> Result<(Slots, Vec<IpAddr>), Fault> {
+        let addresses = own_addresses(wanted, netns)?;
+        let network = &self.config.borrow().network;
+        let slots = self.kernel.borrow_mut().enrol(&Enrolment {
+            cookie: netns.cookie().0,
+            netns: netns.as_fd(),
+            cgroup_id,
+            addresses: addresses.clone(),
+            excluded: wanted.excluded.clone(),
+            excluded_outbound_ports: both(
+                &network.excluded_outbound_ports,
+                &wanted.excluded_outbound_ports,
+            ),
+            excluded_inbound_ports: both(
+                &network.excluded_inbound_ports,
+                &wanted.excluded_inbound_ports,
+            ),
+            spread: SPREAD,
+        });
+        let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        Ok((slots, addresses))
+    }
+
+    /// After a change of the node's own exclusions: the workloads that stay
+    /// learn of it without losing a connection.
+    pub fn hook_again(&self) {
+        for enrolled in self.workloads.borrow().values() {
+            let Placed::Served(workload, _) = &enrolled.placed else {
+                continue;
+            };
+            if let Err(fault) = self.hook(&enrolled.wanted, &workload.netns, None) {
+                let (reason, detail) = (fault.reason, &fault.detail);
+                tracing::error!(workload = %workload.name, %reason, detail, "hooks keep the former rules");
+            }
+        }
     }
 
     /// A listener in each slot.

@@ -74,6 +74,7 @@ impl Node {
         self.identities.reload(&config.identity);
         self.facts.send_replace(facts);
         self.want(&config)?;
+        self.hook_again();
         self.reconcile();
         Ok(())
     }
@@ -125,7 +126,13 @@ impl Node {
                 wanted.remove(name.as_str());
                 return true;
             }
-            self.withdraw(enrolled, "its configuration changed");
+            match config.workloads.iter().find(|new| new.name == *name) {
+                // It is enrolled again in a moment, and not open till then.
+                Some(new) if new.place == enrolled.wanted.place => {
+                    self.take_off(enrolled, "its configuration changed");
+                }
+                _ => self.withdraw(enrolled, "it is not configured any more"),
+            }
             self.identities.withdraw(name);
             self.metrics.forget_certificate(name);
             false
