@@ -21,6 +21,7 @@ pub enum Gate {
 pub fn syn_out(around: &impl Surroundings, to: Endpoint) -> Gate {
     match route(around, to) {
         Route::Pass(why) => Gate::Pass(why),
+        Route::Refuse(Outcome::RefusedUnknown) => Gate::Drop(Outcome::RefusedUnknown),
         Route::Refuse(_) | Route::Mesh { .. } => Gate::Drop(Outcome::Dropped),
     }
 }

@@ -15,7 +15,7 @@ use mtls_common::addr::{Ip, is_capture_port_v6};
 use mtls_common::capture::Surroundings;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::gate::{self, Gate};
-use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_common::maps::{Event, Netns, PortKey, Socket};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
 use mtls_ebpf::maps::SOCKETS;
 use mtls_ebpf::{facts, report};
@@ -115,7 +115,9 @@ fn act(ctx: &SkBuffContext, sk: *mut bpf_sock, hook: Hook, decision: Gate) -> i3
         Gate::Drop(why) => {
             report::count(hook, why);
             let cookie = cookie(sk).unwrap_or(0);
-            if report::due(cookie, 1 << 32 | hook as u64, report::SECOND) {
+            if why as u8 == Outcome::RefusedUnknown as u8 {
+                report_unknown(ctx, cookie);
+            } else if report::due(cookie, 1 << 32 | hook as u64, report::SECOND) {
                 warn!(
                     ctx,
                     "the packet gate (hook {}) stopped a connection of network namespace {}",
@@ -125,6 +127,17 @@ fn act(ctx: &SkBuffContext, sk: *mut bpf_sock, hook: Hook, decision: Gate) -> i3
             }
             DROP
         }
+    }
+}
+
+/// Whoever holds a packet back tells who should know about its socket: a pod
+/// that only serves opens no connection that the connect hooks could report.
+#[inline(always)]
+fn report_unknown(ctx: &SkBuffContext, cookie: u64) {
+    if report::due(cookie, u64::from(Event::UNKNOWN_NETNS), report::SECOND) {
+        // SAFETY: the kernel's context.
+        let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+        report::send(&Event::unknown_netns(cookie, cgroup, 0));
     }
 }
 

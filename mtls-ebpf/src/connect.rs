@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_ktime_get_ns,
     bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
-    bpf_skc_to_tcp6_sock,
+    bpf_skc_to_mptcp_sock, bpf_skc_to_tcp6_sock,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -27,6 +27,9 @@ use mtls_ebpf::{facts, report};
 static V6ONLY_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static V6ONLY_MASK: Global<u8> = Global::new(0);
+/// 1 if the kernel knows MPTCP; else the verifier knows no such socket.
+#[unsafe(no_mangle)]
+static HAS_MPTCP: Global<u8> = Global::new(0);
 
 const ECONNREFUSED: i32 = 111;
 const SOL_SOCKET: i32 = 1;
@@ -85,34 +88,53 @@ fn connect(ctx: *mut bpf_sock_addr, hook: Hook, v6: bool) -> i32 {
 /// Sends the connection to the daemon.
 #[inline(always)]
 fn turn(ctx: *mut bpf_sock_addr, hook: Hook, v6: bool, socket: &Socket) -> i32 {
-    // SAFETY: the kernel's context has the connecting socket, and the storage
-    // it gives is this socket's alone for as long as the program runs.
+    // SAFETY: the kernel's context has the connecting socket. A subflow of
+    // MPTCP has a second socket, the one that the application knows.
     unsafe {
         let sk = (*ctx).__bindgen_anon_1.sk;
+        if !remember(sk.cast(), socket) {
+            return refuse(hook, Outcome::RefusedNoMemory);
+        }
+        if HAS_MPTCP.load() == 1 {
+            let whole = bpf_skc_to_mptcp_sock(sk.cast());
+            if !whole.is_null() {
+                // Without it only the names are missing.
+                remember(whole.cast(), socket);
+            }
+        }
+        let captured = Endpoint {
+            ip: socket.captured,
+            port: socket.captured_port,
+        };
+        set_user_endpoint(ctx, v6, captured);
+        unbind_device(ctx, sk);
+    }
+    report::count(hook, Outcome::Captured);
+    GO_ON
+}
+
+/// Leaves a note with a socket, in place of one of an earlier connection.
+///
+/// # Safety
+///
+/// `sk` is a socket that the verifier knows as one.
+#[inline(always)]
+unsafe fn remember(sk: *mut c_void, socket: &Socket) -> bool {
+    // SAFETY: the storage is this socket's alone as long as the program runs.
+    unsafe {
         let storage = bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
+            sk,
             core::ptr::from_ref(socket).cast_mut().cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
         .cast::<Socket>();
         if storage.is_null() {
-            return refuse(hook, Outcome::RefusedNoMemory);
+            return false;
         }
-        // The storage may be of an earlier connection of the same socket.
         *storage = *socket;
-        set_user_endpoint(
-            ctx,
-            v6,
-            Endpoint {
-                ip: socket.captured,
-                port: socket.captured_port,
-            },
-        );
-        unbind_device(ctx, sk);
+        true
     }
-    report::count(hook, Outcome::Captured);
-    GO_ON
 }
 
 /// A socket bound to a device would send what goes to loopback out of that.

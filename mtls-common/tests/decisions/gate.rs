@@ -21,7 +21,7 @@ fn what_should_have_been_captured_does_not_leave() {
     assert_eq!(out(|_| {}), Gate::Drop(Outcome::Dropped));
     assert_eq!(
         out(|around| around.standing = None),
-        Gate::Drop(Outcome::Dropped)
+        Gate::Drop(Outcome::RefusedUnknown)
     );
     assert_eq!(
         out(|around| {

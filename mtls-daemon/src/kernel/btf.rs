@@ -18,6 +18,8 @@ pub(super) struct Offsets {
     pub(super) net_offset: u32,
     /// `net.net_cookie`, 64 bits.
     pub(super) cookie_offset: u32,
+    /// Whether there is a `mptcp_sock`.
+    pub(super) has_mptcp: u8,
 }
 
 impl Offsets {
@@ -37,6 +39,7 @@ impl Offsets {
             v6only_mask: 1 << (v6only % 8),
             net_offset: net / 8,
             cookie_offset: cookie / 8,
+            has_mptcp: member_bit(btf, "mptcp_sock", "sk").is_some().into(),
         })
     }
 }

@@ -19,12 +19,13 @@ use super::watch::Watch;
 /// News from the hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A connection of a network namespace that nobody classified was refused;
-    /// at most one a second for each.
+    /// A connection of a network namespace that nobody classified was refused,
+    /// or one to it is held back; at most one a second for each namespace.
     UnknownNetns {
         cookie: u64,
-        /// Of the task that asked for it.
+        /// Of the task that asked for it, or else of the listener.
         cgroup_id: u64,
+        /// 0 where a packet came and no task asked.
         pid: u32,
     },
     /// Plain text from outside to a strict workload was refused; at most ten a

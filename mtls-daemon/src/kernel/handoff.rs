@@ -71,6 +71,16 @@ impl Handoff {
         self.refused
             .put(&RefusedKey::new(cookie, endpoint(dst.0)), &until)
     }
+
+    /// Nobody asks any more for what was captured in a network namespace.
+    pub(super) fn forget(&self, cookie: u64) -> io::Result<()> {
+        for flow in self.original_dst.keys()? {
+            if flow.cookie == cookie {
+                self.original_dst.remove(&flow)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for ClientName {

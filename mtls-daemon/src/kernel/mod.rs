@@ -224,7 +224,10 @@ impl Kernel {
     /// Forgets a network namespace. If it still lives it is unknown from now on.
     pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.workloads.forget(cookie)?;
-        self.netns_links.remove(cookie)
+        self.netns_links.remove(cookie)?;
+        self.handoff
+            .forget(cookie)
+            .of_map(name::ORIGINAL_DST, "swept")
     }
 
     /// Cookies of the network namespaces that the hooks know, with those that

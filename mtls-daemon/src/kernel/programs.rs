@@ -92,6 +92,8 @@ impl Loader {
     /// For programs that share the maps pinned in `maps`.
     pub(super) fn new(maps: &Path) -> Self {
         let mut loader = EbpfLoader::new();
+        // Nothing is relocated by the kernel's types: their memory is not kept.
+        loader.btf(None);
         pin_maps(&mut loader, maps);
         Self {
             loader,
@@ -112,6 +114,7 @@ impl Loader {
             v6only_mask,
             net_offset,
             cookie_offset,
+            has_mptcp,
         } = Offsets::of_running_kernel()?;
         // A loader of its own: what these values borrow ends here.
         let mut loader = EbpfLoader::new();
@@ -121,6 +124,7 @@ impl Loader {
             .override_global("V6ONLY_MASK", &v6only_mask, true)
             .override_global("NET_OFFSET", &net_offset, true)
             .override_global("COOKIE_OFFSET", &cookie_offset, true)
+            .override_global("HAS_MPTCP", &has_mptcp, true)
             .load(HOOKS)?;
         let programs = CGROUP_HOOKS
             .iter()

@@ -76,12 +76,10 @@ fn kernel_captures_every_kind_of_connect() -> Result {
 
                 let ended = running.ended()?;
                 ensure(ended.is_well(), || format!("{what}: {ended:?}"))?;
-                if !socket.mptcp {
-                    ensure_eq(ended.peer, Some(to), &format!("{what}: its peer's name"))?;
-                    let own = ended.local.map(|local| local.ip().to_canonical());
-                    let expected = Some(client.address(family));
-                    ensure_eq(own, expected, &format!("{what}: its own name"))?;
-                }
+                ensure_eq(ended.peer, Some(to), &format!("{what}: its peer's name"))?;
+                let own = ended.local.map(|local| local.ip().to_canonical());
+                let expected = Some(client.address(family));
+                ensure_eq(own, expected, &format!("{what}: its own name"))?;
             }
         }
         ensure_eq(stage.entries("ORIGINAL_DST")?, 0, "destinations left")?;

@@ -95,6 +95,7 @@ fn kernel_gates_hold_what_the_hooks_miss() -> Result {
         let (pod, other) = (a.pod("pod")?, b.pod("other")?);
         let mut stage = Stage::attached(&a)?;
         let post = stage.enrol(&pod)?;
+        let mut news = stage.news()?;
         let (ask, answer) = chat();
         let mut inside = pod.serve(8080, answer.clone())?;
         let mut outside = other.serve(8080, answer)?;
@@ -123,6 +124,7 @@ fn kernel_gates_hold_what_the_hooks_miss() -> Result {
                 ensure(ended.is_err(), || format!("not held: {ended:?}"))?;
             }
         }
+        news.wait_for_log("the packet gate")?;
         ensure(inside.has_nothing_to_tell()?, || "the way in is open")?;
         ensure(outside.has_nothing_to_tell()?, || "the way out is open")?;
         let attached = stage.kernel().attached();

@@ -52,6 +52,27 @@ fn kernel_refuses_the_unknown_and_reports_it() -> Result {
         ensure(ended.is_well(), || format!("{ended:?}"))?;
         own.ended_well(1)?;
 
+        // A pod that only serves is held back and reported, too.
+        let shy = a.pod("shy")?;
+        let cookie_of_shy = shy.netns().cookie()?;
+        let (ask_shy, answer_shy) = chat();
+        let _shy = shy.serve(8080, answer_shy)?;
+        let mut asking = server.connect_as(Connect::to(shy.at(Family::V4, 8080), ask_shy))?;
+        let (cgroup, pid) = news.wait("the report of a held pod", |event| match event {
+            Event::UnknownNetns {
+                cookie,
+                cgroup_id,
+                pid,
+            } if cookie == cookie_of_shy => Some((cgroup_id, pid)),
+            _ => None,
+        })?;
+        ensure_eq(cgroup, shy.cgroup().id()?, "the held pod's cgroup")?;
+        ensure_eq(pid, 0, "whoever asked")?;
+        // Its client asks again, and nothing is lost.
+        stage.kernel().not_enrolled(cookie_of_shy).said()?;
+        let ended = asking.ended()?;
+        ensure(ended.is_well(), || format!("held back: {ended:?}"))?;
+
         stage.kernel().not_enrolled(cookie).said()?;
         for family in Family::BOTH {
             let ended = stray.connect(server.at(family, 8080), ask.clone())?;

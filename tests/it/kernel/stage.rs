@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -208,6 +209,33 @@ impl News {
             })
     }
 
+    /// Waits until the hooks' log, in the daemon's, has a line that contains `text`.
+    pub(super) fn wait_for_log(&mut self, text: &str) -> Result {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .finish();
+        let events = &mut self.events;
+        let listen = async {
+            while !log.text().contains(text) {
+                let look_again = tokio::time::sleep(Duration::from_millis(5));
+                tokio::select! {
+                    _ = events.next() => {}
+                    () = look_again => {}
+                }
+            }
+        };
+        let runtime = &self.runtime;
+        tracing::subscriber::with_default(subscriber, || {
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, listen).await })
+        })
+        .map_err(|_elapsed| Error::TimedOut {
+            waiting_for: format!("the hooks to log {text:?}"),
+            seen: log.text(),
+        })
+    }
+
     /// How many events come within a time.
     pub(super) fn count_for(&mut self, span: Duration) -> usize {
         let mut seen = 0;
@@ -223,6 +251,29 @@ impl News {
             .runtime
             .block_on(async { tokio::time::timeout(span, listen).await });
         seen
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
