@@ -97,7 +97,6 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         ended: report,
     };
     let workers = parts.workers(&config, &Newest::new(newest), &kernel)?;
-    let limits = config.limits.clone();
     let listen = (config.admin.socket.clone(), config.metrics.listen);
 
     let node = Rc::new(Node {
@@ -108,6 +107,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
             loaded: Cell::new(clock.now()),
             reload_error: RefCell::default(),
             restart_needed: RefCell::default(),
+            added: RefCell::default(),
         },
         host: Netns::host().map_err(AppError::Host)?,
         cgroup2: cgroup2::mount()?,
@@ -128,10 +128,12 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     // meet is in place.
     node.kernel.borrow_mut().attach()?;
     node.enter(Phase::Serving);
+    node.metrics.config_loaded(node.clock.now());
     tracing::info!("serving");
 
     let outcome = serve(&node, events, ended).await;
-    drain(&node, limits.drain).await;
+    let limit = node.config.borrow().limits.drain;
+    drain(&node, limit).await;
     outcome
 }
 

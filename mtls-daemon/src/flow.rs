@@ -23,6 +23,9 @@ use crate::trace::ConnectionId;
 use crate::tunnel::{Carried, Carry, CarryEnd, Progress};
 use crate::workload::Workload;
 
+/// How often the bytes of open connections are added to the metrics.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+
 /// What is known about one connection; more and more while it is established.
 #[derive(Clone)]
 pub struct Flow {
@@ -60,9 +63,17 @@ impl Flow {
 pub struct Flows {
     metrics: ThreadMetrics,
     facts: Newest,
-    live: RefCell<Slab<(Rc<Flow>, Progress)>>,
+    live: RefCell<Slab<Live>>,
     /// Told whenever the last connection has ended.
     emptied: Notify,
+}
+
+/// A connection that is open.
+struct Live {
+    flow: Rc<Flow>,
+    progress: Progress,
+    /// What the metrics know of its bytes, into the tunnel and out of it.
+    counted: (u64, u64),
 }
 
 /// An established connection, as another thread may know it.
@@ -96,10 +107,11 @@ impl Flows {
             .metrics
             .connection_established(flow.direction, flow.began.elapsed());
         let flow = Rc::new(flow);
-        let key = self
-            .live
-            .borrow_mut()
-            .insert((Rc::clone(&flow), carry.progress()));
+        let key = self.live.borrow_mut().insert(Live {
+            flow: Rc::clone(&flow),
+            progress: carry.progress(),
+            counted: (0, 0),
+        });
         flow.workload.connections.fetch_add(1, Ordering::Relaxed);
         let live = Listed {
             flows: Rc::clone(self),
@@ -108,7 +120,7 @@ impl Flows {
         // Only what is needed at the end: this is what an idle connection costs.
         async move {
             let carried = carry.await;
-            live.flows.ended(&flow, open, &carried);
+            live.flows.ended(&flow, open, &carried, live.key);
             drop(live);
         }
     }
@@ -134,18 +146,46 @@ impl Flows {
 
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let live = self.live.borrow();
-        let shown = live.iter().map(|(_, (flow, progress))| Snapshot {
-            flow: Flow::clone(flow),
-            bytes: Bytes::of(flow.direction, progress.bytes().unwrap_or_default()),
-        });
+        let shown = live
+            .iter()
+            .map(|(_, Live { flow, progress, .. })| Snapshot {
+                flow: Flow::clone(flow),
+                bytes: Bytes::of(flow.direction, progress.bytes().unwrap_or_default()),
+            });
         shown.collect()
     }
 
-    fn ended(&self, flow: &Flow, open: OpenConnection, carried: &Carried) {
-        self.metrics
-            .bytes(flow.direction, Towards::Peer, carried.to_peer);
-        self.metrics
-            .bytes(flow.direction, Towards::App, carried.from_peer);
+    /// Tells the metrics of the bytes of open connections, now and then: a
+    /// download of an hour must show before its end. For ever; 10,000 idle
+    /// connections take well below a millisecond each time.
+    pub async fn count_bytes(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(COUNT_EVERY).await;
+            for (_, live) in self.live.borrow_mut().iter_mut() {
+                if let Some(bytes) = live.progress.bytes() {
+                    self.count(live.flow.direction, &mut live.counted, bytes);
+                }
+            }
+        }
+    }
+
+    fn count(&self, direction: Direction, counted: &mut (u64, u64), now: (u64, u64)) {
+        let to_peer = now.0.saturating_sub(counted.0);
+        let from_peer = now.1.saturating_sub(counted.1);
+        if to_peer > 0 {
+            self.metrics.bytes(direction, Towards::Peer, to_peer);
+        }
+        if from_peer > 0 {
+            self.metrics.bytes(direction, Towards::App, from_peer);
+        }
+        *counted = now;
+    }
+
+    fn ended(&self, flow: &Flow, open: OpenConnection, carried: &Carried, key: usize) {
+        if let Some(live) = self.live.borrow_mut().get_mut(key) {
+            let all = (carried.to_peer, carried.from_peer);
+            self.count(flow.direction, &mut live.counted, all);
+        }
         let reason = carried.end.reason();
         open.end(reason);
         let detail = detail(&carried.end);
@@ -194,8 +234,12 @@ struct Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let mut live = self.flows.live.borrow_mut();
-        let (flow, _) = live.remove(self.key);
-        flow.workload.connections.fetch_sub(1, Ordering::Relaxed);
+        let ended = live.remove(self.key);
+        ended
+            .flow
+            .workload
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
         if live.is_empty() {
             self.flows.emptied.notify_waiters();
         }

@@ -81,6 +81,7 @@ impl Desk {
         };
         let node = NodeFigures {
             ready: readiness::ready(&status, &kernel).good(),
+            workloads_absent: count(|state| matches!(state, WorkloadState::Absent { .. })),
             workloads_waiting: count(|state| matches!(state, WorkloadState::Waiting { .. })),
             workloads_ready: count(|state| matches!(state, WorkloadState::Ready)),
             workloads_failed: count(|state| matches!(state, WorkloadState::Failed { .. })),

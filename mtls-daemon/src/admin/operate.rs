@@ -117,7 +117,7 @@ async fn enrol(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>>
         loop {
             changes.mark_unchanged();
             match state_of(&*desk.view, &workload) {
-                WorkloadState::Waiting { .. } => {}
+                WorkloadState::Absent { .. } | WorkloadState::Waiting { .. } => {}
                 settled => return settled,
             }
             if changes.changed().await.is_err() {

@@ -53,8 +53,8 @@ pub fn healthy(heartbeats: &[(String, Duration)], descriptors: Option<(u64, u64)
     verdict
 }
 
-/// Enforcement is attached, and every workload is ready or has failed for a
-/// reason. One workload that fails must not take the node's others down.
+/// Enforcement is attached, and every workload that is there is ready or has
+/// failed for a reason. One that fails must not take the node's others down.
 pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
     let mut verdict = Verdict::default();
     match status.phase {
@@ -78,7 +78,7 @@ pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
     for workload in &status.workloads {
         let name = &workload.name;
         match &workload.state {
-            WorkloadState::Ready => {}
+            WorkloadState::Ready | WorkloadState::Absent { .. } => {}
             WorkloadState::Waiting { detail } => {
                 let problem = format!("workload {name} is waiting: {detail}");
                 verdict.problems.push(problem);

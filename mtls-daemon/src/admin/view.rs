@@ -101,6 +101,8 @@ pub struct WorkloadStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum WorkloadState {
+    /// The place where it is to be found is not there, so there is nothing to protect.
+    Absent { detail: String },
     /// Something is still being put into place.
     Waiting { detail: String },
     /// Hooks, listeners and certificate are in place.

@@ -77,6 +77,7 @@ fn show(reply: &EnrolReply) -> String {
     match &reply.state {
         WorkloadState::Ready => format!("workload {name} is ready\n"),
         WorkloadState::Waiting { detail } => format!("workload {name} is waiting: {detail}\n"),
+        WorkloadState::Absent { detail } => format!("workload {name} is absent: {detail}\n"),
         WorkloadState::Failed { reason, detail } => format!(
             "workload {name} has failed: {reason}: {detail}\n{}\n",
             reason.remedy()
@@ -88,11 +89,11 @@ fn judge(reply: &EnrolReply, wait: bool, limit: Duration) -> Exit {
     match reply.state {
         WorkloadState::Ready => Exit::Done,
         WorkloadState::Failed { .. } => Exit::Failed,
-        WorkloadState::Waiting { .. } if wait => {
+        WorkloadState::Absent { .. } | WorkloadState::Waiting { .. } if wait => {
             complain(&format!("it was not ready within {limit:?}"));
             Exit::TimedOut
         }
-        WorkloadState::Waiting { .. } => Exit::Done,
+        WorkloadState::Absent { .. } | WorkloadState::Waiting { .. } => Exit::Done,
     }
 }
 

@@ -64,6 +64,8 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
 }
 
 fn daemon<E: Error>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
+    // A reload must find it, wherever the daemon stands then.
+    let path = std::path::absolute(&path).unwrap_or(path);
     let loaded = match crate::config::read(&path) {
         Ok(loaded) => loaded,
         Err(mistakes) => {

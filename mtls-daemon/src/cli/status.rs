@@ -130,6 +130,7 @@ fn workloads(reply: &StatusReply) -> String {
 
 fn state(workload: &WorkloadStatus) -> &'static str {
     match workload.state {
+        WorkloadState::Absent { .. } => "absent",
         WorkloadState::Waiting { .. } => "waiting",
         WorkloadState::Ready => "ready",
         WorkloadState::Failed { .. } => "FAILED",

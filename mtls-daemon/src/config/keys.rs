@@ -193,7 +193,7 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("trust_domain", TrustDomain, Required, Restart, r#""example.org""#,
                 "The trust domain of this node's workloads."),
-            key("clock_skew", Duration(Duration::ZERO, MINUTE.saturating_mul(5)), Is(r#""0s""#), Live, r#""0s""#,
+            key("clock_skew", Duration(Duration::ZERO, MINUTE.saturating_mul(5)), Is(r#""0s""#), Restart, r#""0s""#,
                 "Difference between clocks that is tolerated when the dates of a peer's certificate are judged."),
         ],
     },
@@ -219,7 +219,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "workload", repeated: true,
-        doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. A changed workload is enrolled anew; its open connections are reset.",
+        doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. Changed exclusions hold for new connections; any other change enrols it anew and resets its open connections.",
         keys: &[
             key("name", Name, Required, Live, r#""web""#,
                 "Its name in logs, metrics and `status`; unique on the node."),
@@ -301,9 +301,9 @@ pub const SECTIONS: &[Section] = &[
                 "A tunnel whose PING is not answered within this is lost."),
             key("streams_per_tunnel", Count(1, 1_000_000), Is("1000"), Restart, "1000",
                 "Connections that a tunnel carries at once; the next one makes another tunnel."),
-            key("pending_per_workload", Count(1, 1_000_000), Is("1024"), Live, "1024",
+            key("pending_per_workload", Count(1, 1_000_000), Is("1024"), Restart, "1024",
                 "Connections of one workload that are accepted and not yet established."),
-            key("handshakes_per_worker", Count(1, 1_000_000), Is("256"), Live, "256",
+            key("handshakes_per_worker", Count(1, 1_000_000), Is("256"), Restart, "256",
                 "TLS handshakes under way at once, in each worker."),
             key("buffer_per_workload", Size(64 * KIB, 64 * GIB), Is(r#""32MiB""#), Restart, r#""32MiB""#,
                 "Bytes that wait for slow readers, for each workload."),

@@ -164,7 +164,7 @@ pub struct Identity {
     pub trust_domain: TrustDomain,
     /// Source for workloads that name none; `None`: every workload names one.
     pub source: Option<Source>,
-    /// Tolerated difference between clocks when a peer's certificate is judged. Default: 0 s. Live.
+    /// Tolerated difference between clocks when a peer's certificate is judged. Default: 0 s. Restart.
     pub clock_skew: Duration,
     /// Bundles of other trust domains. Live.
     pub federated: Vec<FederatedBundle>,

@@ -101,6 +101,7 @@ pub struct KernelFigures {
 #[derive(Clone, Debug, Default)]
 pub struct NodeFigures {
     pub ready: bool,
+    pub workloads_absent: usize,
     pub workloads_waiting: usize,
     pub workloads_ready: usize,
     pub workloads_failed: usize,
@@ -295,6 +296,7 @@ fn passed_in_clear(hook: Hook, outcome: Answer) -> Option<(Direction, Plaintext)
 
 fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     let states = [
+        ("absent", node.workloads_absent),
         ("waiting", node.workloads_waiting),
         ("ready", node.workloads_ready),
         ("failed", node.workloads_failed),

@@ -86,7 +86,7 @@ impl Enrolled {
     /// Ready means hooks, listeners and a certificate.
     pub fn state(&self) -> WorkloadState {
         match &self.placed {
-            Placed::Nowhere(detail) => WorkloadState::Waiting {
+            Placed::Nowhere(detail) => WorkloadState::Absent {
                 detail: detail.clone(),
             },
             Placed::LeftAlone(_) => WorkloadState::Ready,

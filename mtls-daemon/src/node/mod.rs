@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admin::view::Phase;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::facts::Facts;
 use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
@@ -56,6 +56,8 @@ pub struct Origin {
     pub loaded: Cell<SystemTime>,
     pub reload_error: RefCell<Option<String>>,
     pub restart_needed: RefCell<Vec<String>>,
+    /// Workloads that were enrolled beside the file, until the daemon ends.
+    pub added: RefCell<Vec<config::Workload>>,
 }
 
 impl Node {

@@ -47,7 +47,8 @@ impl Node {
         self.changes.send_replace(());
     }
 
-    fn apply(&self, new: Config) -> Result<(), String> {
+    fn apply(&self, mut new: Config) -> Result<(), String> {
+        self.keep_added(&mut new);
         let old = Arc::clone(&self.config.borrow());
         let waiting = config::changes_that_need_a_restart(&old, &new);
         for key in &waiting {
@@ -57,6 +58,25 @@ impl Node {
         self.install(new).map_err(|error| error.to_string())?;
         self.origin.restart_needed.replace(waiting);
         log::reload(&log).map_err(|error| error.to_string())
+    }
+
+    /// Workloads that were enrolled beside the file stay, unless the file now
+    /// says something else of their name, place or addresses.
+    fn keep_added(&self, new: &mut Config) {
+        self.origin.added.borrow_mut().retain(|added| {
+            let taken = new.workloads.iter().any(|of_file| {
+                of_file.name == added.name
+                    || of_file.place == added.place
+                    || of_file
+                        .addresses
+                        .iter()
+                        .any(|ip| added.addresses.contains(ip))
+            });
+            if !taken {
+                new.workloads.push(added.clone());
+            }
+            !taken
+        });
     }
 
     /// Make `config` the one in force: networks, directory, workloads.
@@ -119,11 +139,13 @@ impl Node {
         let mut workloads = self.workloads.borrow_mut();
         let mode_of = |workload| config.mode_of(workload);
         workloads.retain(|name, enrolled| {
-            let same = wanted
-                .get(name.as_str())
-                .is_some_and(|new| enrolled.wanted == **new && enrolled.mode == mode_of(new));
-            if same {
-                wanted.remove(name.as_str());
+            let same = wanted.get(name.as_str()).is_some_and(|new| {
+                let excluded_aside = with_exclusions_of(new, &enrolled.wanted);
+                excluded_aside == **new && enrolled.mode == mode_of(new)
+            });
+            if same && let Some(new) = wanted.remove(name.as_str()) {
+                // The hooks are told of its exclusions in a moment.
+                enrolled.wanted = new.clone();
                 return true;
             }
             match config.workloads.iter().find(|new| new.name == *name) {
@@ -144,5 +166,15 @@ impl Node {
             workloads.insert(name.to_owned(), enrolled);
         }
         Ok(())
+    }
+}
+
+/// `workload`, but with the exclusions of `other`.
+fn with_exclusions_of(other: &config::Workload, workload: &config::Workload) -> config::Workload {
+    config::Workload {
+        excluded: other.excluded.clone(),
+        excluded_outbound_ports: other.excluded_outbound_ports.clone(),
+        excluded_inbound_ports: other.excluded_inbound_ports.clone(),
+        ..workload.clone()
     }
 }

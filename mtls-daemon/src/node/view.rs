@@ -141,12 +141,13 @@ impl Node {
         let added = self.add(&config, request)?;
         let name = added.name.clone();
         let mut with = Config::clone(&config);
-        with.workloads.push(added);
+        with.workloads.push(added.clone());
         let installed = self.install(with);
         installed.map_err(|error| EnrolRefusal {
             reason: Reason::AttachFailed,
             detail: error.to_string(),
         })?;
+        self.origin.added.borrow_mut().push(added);
         Ok(name)
     }
 
