@@ -4,7 +4,8 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use mtls_daemon::addr::OriginalDst;
-use mtls_daemon::kernel::{Hook, Outcome};
+use mtls_daemon::kernel::{Hook, ListenerKind, Outcome};
+use mtls_tests::pod::INTERFACE;
 use mtls_tests::script::{Connect, How, SocketKind, Step};
 use mtls_tests::{Family, Result, ensure, ensure_eq, play, two_nodes};
 
@@ -88,6 +89,29 @@ fn kernel_captures_every_kind_of_connect() -> Result {
             0,
             "failed records",
         )
+    })
+}
+
+/// A socket bound to the pod's interface would send the captured connection
+/// out of that.
+#[test]
+fn kernel_captures_a_socket_bound_to_an_interface() -> Result {
+    play("kernel-bound-device", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let mut stage = Stage::attached(&a)?;
+        let post = stage.enrol(&client)?;
+        let to = server.address(Family::V4);
+        let script = format!(
+            "use Socket; socket(S, AF_INET, SOCK_STREAM, 6) or die $!; \
+             setsockopt(S, SOL_SOCKET, 25, pack('Z*', '{INTERFACE}')) or die $!; \
+             connect(S, pack_sockaddr_in(8080, inet_aton('{to}'))) or die $!; print 'connected'"
+        );
+        let said = client.run("perl", ["-e", &script])?.success()?;
+        ensure_eq(said.as_str(), "connected", "the application")?;
+        let (_, original) = post.accept_captured(&mut stage, ListenerKind::CaptureV4)?;
+        let expected = Some(OriginalDst(server.at(Family::V4, 8080)));
+        ensure_eq(original, expected, "where it went")
     })
 }
 

@@ -39,6 +39,26 @@ fn kernel_keeps_the_destination_of_who_left_early() -> Result {
     })
 }
 
+/// The same, but the daemon dies before it looks: the next one finds nothing.
+#[test]
+fn kernel_drops_the_destinations_of_a_dead_daemon() -> Result {
+    play("kernel-dead-daemon", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let mut stage = Stage::attached(&a)?;
+        let mut post = stage.enrol(&client)?;
+        let to = server.at(Family::V4, 8080);
+        let mut gone = client.connect_as(Connect::to(to, [Step::Say("in a hurry".into())]))?;
+        ensure(gone.ended()?.is_well(), || "it could not send")?;
+        gone.process().wait(Deadline::default())?;
+        ensure_eq(stage.entries("ORIGINAL_DST")?, 1, "destinations kept")?;
+        post.close();
+        stage.stop();
+        stage.start()?;
+        ensure_eq(stage.entries("ORIGINAL_DST")?, 0, "destinations left")
+    })
+}
+
 /// An application that resets its connection leaves nothing to ask for.
 #[test]
 fn kernel_drops_the_destination_of_who_resets() -> Result {
