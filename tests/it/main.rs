@@ -30,12 +30,15 @@ mod descriptor_limit;
 mod handshakes;
 mod nothing_leaks;
 mod outbound_ports;
+mod slow_readers;
 mod thousand_connections;
 
 // Who may not.
+mod capture_address;
 mod exclusions;
 mod outsiders;
 mod unknown_namespace;
+mod wrong_identity;
 mod wrong_root;
 
 // Things that happen.
@@ -46,6 +49,7 @@ mod daemon_killed;
 mod daemon_restarted_under_load;
 mod drain;
 mod enforcement_outlives_the_daemon;
+mod peer_unreachable;
 mod workload_recreated;
 
 // Real applications, and their operators.

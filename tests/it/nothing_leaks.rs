@@ -73,10 +73,10 @@ struct Measured {
 fn measure(pair: &mut Pair, node: &Node) -> Result<Measured> {
     let daemon = pair.mesh.daemon(node)?;
     daemon.wait_for_metrics("rest", |metrics: &Metrics| {
-        let entries = |map| metrics.sum("mtls_bpf_map_entries", &[("map", map)]);
+        let empty = |map| metrics.value("mtls_bpf_map_entries", &[("map", map)]) == Some(0.0);
         metrics.sum("mtls_connections_open", &[]) == 0.0
-            && metrics.has("mtls_bpf_map_entries")
-            && entries("original_dst") == 0.0
+            && empty("ORIGINAL_DST")
+            && empty("CLIENT_NAMES")
     })?;
     let process = daemon.process()?;
     Ok(Measured {

@@ -34,7 +34,14 @@ impl Metrics {
         self.matching(name, labels).map(|sample| sample.value).sum()
     }
 
-    /// The same, of a metric that counts.
+    /// The one sample of that name that carries all these labels.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let mut matching = self.matching(name, labels);
+        let one = matching.next()?.value;
+        matching.next().is_none().then_some(one)
+    }
+
+    /// The same as `sum`, of a metric that counts.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -42,10 +49,6 @@ impl Metrics {
     )]
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels) as u64
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.matching(name, &[]).next().is_some()
     }
 
     /// Values of one label among the samples above zero, such as the reasons
@@ -124,7 +127,9 @@ mod tests {
         assert_eq!(metrics.count("mtls_up", &[]), 1);
         assert_eq!(metrics.count("mtls_down", &[]), 0);
         assert_eq!(metrics.above_zero("mtls_x_total", "direction").len(), 2);
-        assert!(metrics.has("mtls_up") && !metrics.has("mtls_down"));
+        assert_eq!(metrics.value("mtls_up", &[]), Some(1.0));
+        assert_eq!(metrics.value("mtls_down", &[]), None);
+        assert_eq!(metrics.value("mtls_x_total", &[]), None, "several");
     }
 
     #[test]
