@@ -4,6 +4,7 @@
 
 #![allow(
     clippy::large_futures,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test may be large, and fails by panicking"
 )]
