@@ -1,5 +1,8 @@
 //! `cargo xtask build`: kernel programs, then the daemon that embeds them; and
 //! the programs of the test package, for the commands that run them.
+//!
+//! Always the whole workspace: with one package selected cargo gives shared
+//! dependencies other features, and builds them again.
 
 use std::path::PathBuf;
 
@@ -17,7 +20,7 @@ pub(crate) fn run(profile: Profile) -> Result {
     build_ebpf::run()?;
     command::run(
         command::cargo()
-            .args(["build", "--package", "mtls-daemon"])
+            .args(["build", "--workspace", "--bins"])
             .args(profile.flag()),
     )
 }
@@ -25,22 +28,14 @@ pub(crate) fn run(profile: Profile) -> Result {
 /// Builds the programs of mtls-tests; the path of the one of that name. The
 /// others, and the daemon, lie beside it.
 pub(crate) fn test_program(name: &str, profile: Profile) -> Result<PathBuf> {
-    let words = ["build", "--package", "mtls-tests", "--bins"];
-    executable(name, &words, profile)
+    executable(name, &["build", "--workspace", "--bins"], profile)
 }
 
 /// Builds the stories without running them; the path of their binary.
 pub(crate) fn stories() -> Result<PathBuf> {
     executable(
         "it",
-        &[
-            "test",
-            "--package",
-            "mtls-tests",
-            "--test",
-            "it",
-            "--no-run",
-        ],
+        &["test", "--workspace", "--test", "it", "--no-run"],
         Profile::Dev,
     )
 }
