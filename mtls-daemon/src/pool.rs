@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::addr::TunnelAddr;
 use crate::credentials::Credentials;
@@ -27,7 +27,7 @@ use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::tls::{self, WorkloadTls};
 use crate::tunnel::{Loop, Tunnel};
-use crate::tunnels::Tunnels;
+use crate::tunnels::{FAR_AWAY, Tunnels};
 use crate::workload::Workload;
 
 /// What a tunnel proved. Two connections share a tunnel if and only if all of
@@ -69,6 +69,27 @@ struct Pooled {
     tunnel: Tunnel,
     /// What it was opened with: a newer SVID means newer settings.
     tls: Rc<WorkloadTls>,
+    /// From here on new connections use a newer tunnel. Certificates are
+    /// renewed at half of their life, the peer's as well as ours, so that a new
+    /// tunnel then proves newer ones; a connection that began at the very end
+    /// of this one's life would be cut with it. At three quarters of what is
+    /// left the handshakes stay few where an issuer is down and nothing newer
+    /// comes: each lets three quarters of the rest pass.
+    fresh_until: Instant,
+}
+
+impl Pooled {
+    fn new(tunnel: Tunnel, tls: Rc<WorkloadTls>, valid_for: Duration) -> Self {
+        Self {
+            tunnel,
+            tls,
+            fresh_until: Instant::now() + valid_for.min(FAR_AWAY) * 3 / 4,
+        }
+    }
+
+    fn may_take(&self, tls: &Rc<WorkloadTls>) -> bool {
+        Rc::ptr_eq(&self.tls, tls) && Instant::now() < self.fresh_until && self.tunnel.has_room()
+    }
 }
 
 /// A tunnel with room, and how this connection came by it.
@@ -110,12 +131,13 @@ impl Pool {
         }
     }
 
-    /// New connections use a tunnel of the newest SVID only.
+    /// New connections use a tunnel of the newest SVID only, and none that
+    /// nears the end of a certificate.
     fn open_tunnel(&self, key: &Key, tls: &Rc<WorkloadTls>) -> Option<Tunnel> {
         let peers = self.peers.0.borrow();
         let open = &peers.get(key)?.open;
         open.iter()
-            .find(|pooled| Rc::ptr_eq(&pooled.tls, tls) && pooled.tunnel.has_room())
+            .find(|pooled| pooled.may_take(tls))
             .map(|pooled| pooled.tunnel.clone())
     }
 
@@ -141,7 +163,7 @@ impl Pool {
             let dialled = pool.dial(&key, &source, &peer, &tls).await;
             let result = match dialled {
                 Ok((tunnel, valid_for)) => {
-                    pool.admit(key, Pooled { tunnel, tls }, valid_for);
+                    pool.admit(key, Pooled::new(tunnel, tls, valid_for), valid_for);
                     Ok(())
                 }
                 Err(refused) => {

@@ -35,7 +35,6 @@ impl Tunnels {
     /// that was proved on it has expired.
     pub async fn guard(&self, instance: Cookie, tunnel: Tunnel, expires_in: Duration) {
         let key = self.live.borrow_mut().insert((instance, tunnel.clone()));
-        // A certificate may name a year that tokio's clock does not reach.
         let expiry = Instant::now() + expires_in.min(FAR_AWAY);
         loop {
             let idle_limit = self.facts.get().limits.tunnel_idle;
@@ -97,4 +96,5 @@ impl Tunnels {
     }
 }
 
-const FAR_AWAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A certificate may name a year that tokio's clock does not reach.
+pub(crate) const FAR_AWAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

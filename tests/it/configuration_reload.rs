@@ -22,10 +22,9 @@ fn configuration_reload() -> Result {
         daemon.wait_for_metrics("a refused reload", |metrics| {
             metrics.count("mtls_config_reloads_total", &[("result", "error")]) == 1
         })?;
-        ensure(
-            daemon.log().contains("nodee"),
-            || "the log names no mistake",
-        )?;
+        daemon.wait_for_log("the mistake, by name", |event| {
+            event.to_string().contains("nodee")
+        })?;
         let ended = pair.client.connect(to, script.clone())?;
         ensure(ended.is_well(), || format!("after the mistake: {ended:?}"))?;
 

@@ -31,8 +31,10 @@ fn descriptor_limit() -> Result {
                 });
         crowd.process().kill()?;
         refused?;
-        let log = mesh.daemon(&a)?.log();
-        ensure(log.contains("no_descriptors"), || "the log does not say so")?;
+        mesh.daemon(&a)?
+            .wait_for_log("the reason, by its word", |event| {
+                event["reason"] == "no_descriptors"
+            })?;
 
         first.go()?;
         first.ended_well()?;
