@@ -10,6 +10,8 @@
 mod envoy;
 mod h2_peer;
 mod hostile;
+mod hostile_servers;
 mod pair;
+mod pair_endings;
 mod raw;
 mod support;

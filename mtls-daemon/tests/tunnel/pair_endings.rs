@@ -1,0 +1,224 @@
+//! Two tunnels of ours against each other: every way in which they end.
+
+use crate::support::*;
+use mtls_daemon::reason::Reason;
+use mtls_daemon::tunnel::{CarryEnd, ConnectError, Cut, Settings, TunnelEnd, code};
+use std::io::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_local;
+
+#[test]
+fn draining_from_either_side_lets_flows_end() {
+    story(async {
+        for far_drains in [false, true] {
+            let mut pair = pair().await;
+            let mut flow = pair.flow().await;
+            if far_drains {
+                pair.far.drain();
+            } else {
+                pair.near.drain();
+            }
+            while pair.near.is_open() || pair.far.is_open() {
+                ping_pong(&mut flow.client, &mut flow.server).await;
+            }
+            let refused = pair.near.connect(&request()).await.map(|_| ()).unwrap_err();
+            assert!(matches!(refused, ConnectError::GoingAway), "{refused:?}");
+            assert!(refused.may_retry());
+            ping_pong(&mut flow.client, &mut flow.server).await;
+            drop((flow.client, flow.server));
+            assert!(matches!(flow.near.await.end, CarryEnd::Done));
+            assert!(matches!(flow.far.await.end, CarryEnd::Done));
+            let (near, far) = tokio::join!(pair.near.closed(), pair.far.closed());
+            assert!(matches!(near, TunnelEnd::Drained), "{near:?}");
+            assert!(matches!(far, TunnelEnd::Drained), "{far:?}");
+            assert!(pair.incoming.next().await.is_none());
+        }
+    });
+}
+
+#[test]
+fn the_last_handle_drains_its_tunnel() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        drop(pair.near);
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        drop((flow.client, flow.server));
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+        let far = pair.far.closed().await;
+        assert!(matches!(far, TunnelEnd::Drained), "{far:?}");
+    });
+}
+
+#[test]
+fn a_cut_resets_both_applications() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        let mut other = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        let carried = flow.far.cut(Cut(Reason::NotAuthorised));
+        assert!(matches!(
+            carried.end,
+            CarryEnd::Cut(Cut(Reason::NotAuthorised))
+        ));
+        assert_eq!((carried.to_peer, carried.from_peer), (4, 4));
+        for app in [&mut flow.client, &mut flow.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        ping_pong(&mut other.client, &mut other.server).await;
+        pair.near.abort(Cut(Reason::TunnelExpired));
+        for app in [&mut other.client, &mut other.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        assert_eq!(other.near.await.end.reason(), Reason::TunnelExpired);
+        assert_eq!(other.far.await.end.reason(), Reason::ResetByPeer);
+        assert!(matches!(pair.near.closed().await, TunnelEnd::Cut(_)));
+        // Told to go away and left without flows: from here, a drain.
+        assert!(matches!(pair.far.closed().await, TunnelEnd::Drained));
+    });
+}
+
+#[test]
+fn a_dropped_flow_is_reset() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        drop(flow.near);
+        for app in [&mut flow.client, &mut flow.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        assert!(matches!(
+            flow.far.await.end,
+            CarryEnd::ResetByPeer(code::CANCEL)
+        ));
+        assert_eq!(pair.near.flows(), 0);
+    });
+}
+
+#[test]
+fn a_slow_application_gets_everything_after_the_tunnel_is_gone() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        flow.client.shutdown().await.unwrap();
+        assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+        // As much as is taken without anybody reading at the other end.
+        let bulk = pattern(64 << 20, 9);
+        let mut sent = 0;
+        while let Ok(Ok(n)) = tokio::time::timeout(
+            std::time::Duration::from_millis(300),
+            flow.server.write(&bulk[sent..]),
+        )
+        .await
+        {
+            sent += n;
+        }
+        let server = spawn_local(async move {
+            let mut server = flow.server;
+            server.write_all(&bulk[sent..sent + 1000]).await.unwrap();
+            server.shutdown().await.unwrap();
+            server
+        });
+        // Read until the rest has left the far daemon, then lose the tunnel.
+        let mut got = vec![];
+        while !server.is_finished() || pair.far.flows() > 0 {
+            let mut buf = vec![0; 65_536];
+            let n = flow.client.read(&mut buf).await.unwrap();
+            got.extend_from_slice(&buf[..n]);
+        }
+        assert!(matches!(flow.far.await.end, CarryEnd::Done));
+        pair.far.abort(Cut(Reason::DrainDeadline));
+        pair.near.closed().await;
+        flow.client.read_to_end(&mut got).await.unwrap();
+        assert!(got == pattern(64 << 20, 9)[..sent + 1000]);
+        assert!(matches!(flow.near.await.end, CarryEnd::Done));
+    });
+}
+
+#[test]
+fn the_peers_stream_limit_is_kept() {
+    story(async {
+        let far = Settings {
+            max_streams: 2,
+            ..Settings::default()
+        };
+        let mut pair = pair_with(Settings::default(), far).await;
+        // Its SETTINGS are here with the first answer.
+        let first = pair.stream().await;
+        let _second = pair.stream().await;
+        assert!(!pair.near.has_room());
+        let refused = pair.near.connect(&request()).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, ConnectError::NoRoom), "{refused:?}");
+        drop(first);
+        while !pair.near.has_room() {
+            tokio::task::yield_now().await;
+        }
+        pair.stream().await;
+    });
+}
+
+#[test]
+fn a_silent_peer_is_given_up() {
+    story(async {
+        let settings = Settings {
+            ping_after: std::time::Duration::from_millis(50),
+            ping_timeout: std::time::Duration::from_millis(100),
+            ..Settings::default()
+        };
+        // One that answers lives on for many intervals.
+        let pair = pair_with(settings.clone(), Settings::default()).await;
+        tokio::time::timeout(std::time::Duration::from_millis(600), pair.near.closed())
+            .await
+            .expect_err("the peer does answer");
+        // One that does not read is lost, and its flows with it.
+        let turning = new_loop(settings);
+        let (client, _silent) = tls().await;
+        let tunnel = client_on(&turning, client);
+        let lost = tunnel.connect(&request()).await.map(|_| ()).unwrap_err();
+        assert!(
+            matches!(lost, ConnectError::Lost(TunnelEnd::Unresponsive)),
+            "{lost:?}"
+        );
+        assert_eq!(turning.stats().unresponsive.get(), 1);
+    });
+}
+
+#[test]
+fn a_connection_cut_off_under_tls_is_no_clean_end() {
+    story(async {
+        // The far side's socket is closed without close_notify.
+        let turning = new_loop(Settings::default());
+        let (client, server) = tls().await;
+        let tunnel = client_on(&turning, client);
+        let opening = tunnel.open(&request()).unwrap();
+        let (mut far, _tls) = server.into_inner();
+        far.shutdown().await.unwrap();
+        let end = tunnel.closed().await;
+        assert!(matches!(end, TunnelEnd::Truncated), "{end:?}");
+        let lost = opening.answer().await.map(|_| ()).unwrap_err();
+        assert!(matches!(lost, ConnectError::Lost(TunnelEnd::Truncated)));
+        assert_eq!(turning.stats().truncated.get(), 1);
+    });
+}
+
+#[test]
+fn many_flows_and_connections_leave_nothing() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flows = vec![];
+        for _ in 0..500 {
+            flows.push(pair.flow().await);
+        }
+        for flow in &mut flows {
+            ping_pong(&mut flow.client, &mut flow.server).await;
+        }
+        for flow in flows {
+            drop((flow.client, flow.server));
+            assert!(matches!(flow.near.await.end, CarryEnd::Done));
+            assert!(matches!(flow.far.await.end, CarryEnd::Done));
+        }
+        assert_eq!(pair.near.flows() + pair.far.flows(), 0);
+    });
+}
