@@ -79,7 +79,13 @@ fn ran_something(said: &[String]) -> Result {
 }
 
 fn unfinished(said: &[String], what: &str) -> Failure {
-    let last = &said[said.len().saturating_sub(LAST_LINES)..];
+    // What went well is on the terminal already.
+    let telling: Vec<_> = said
+        .iter()
+        .filter(|line| !line.ends_with(" ... ok"))
+        .map(String::as_str)
+        .collect();
+    let last = &telling[telling.len().saturating_sub(LAST_LINES)..];
     Failure::new(format!(
         "{what}; the console's last lines:\n  {}",
         last.join("\n  ")

@@ -27,6 +27,12 @@ pub(super) fn make(kernel: &Kernel, stories: &Stories, filter: &[&str]) -> Resul
         .collect();
     let ip = command::find("ip").ok_or_else(|| Failure::new("`ip` (iproute2) is not installed"))?;
     programs.push(("usr/sbin/ip".to_owned(), ip));
+    // Speaks raw sockets in a story; its modules lie beside its libraries.
+    let perl =
+        command::find("perl").ok_or_else(|| Failure::new("`perl` (perl-base) is not installed"))?;
+    programs.push(("usr/bin/perl".to_owned(), perl));
+    let modules = format!("/usr/lib/{}-linux-gnu/perl-base", std::env::consts::ARCH);
+    files.add_folder(Path::new(&modules))?;
     for (name, path) in &programs {
         files.add_stripped(name, path)?;
         for library in libraries(path)? {
@@ -57,7 +63,7 @@ fn init(modules: &str, filter: &[&str]) -> String {
         "#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox --install -s /bin
-export PATH=/usr/sbin:/bin HOME=/tmp RUST_BACKTRACE=1
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp RUST_BACKTRACE=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -115,6 +121,19 @@ impl Files {
     fn add(&mut self, name: &str, path: &Path) -> Result {
         let bytes = fs::read(path).doing(format_args!("reading {}", path.display()))?;
         self.insert(name, bytes, 0o755);
+        Ok(())
+    }
+
+    /// All that lies below it, in the same place.
+    fn add_folder(&mut self, folder: &Path) -> Result {
+        let entries = fs::read_dir(folder).doing(format_args!("reading {}", folder.display()))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                self.add_folder(&path)?;
+            } else {
+                self.add(&path.to_string_lossy()[1..], &path)?;
+            }
+        }
         Ok(())
     }
 

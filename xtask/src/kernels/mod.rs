@@ -16,8 +16,16 @@ use crate::setup::{self, Need};
 
 /// The oldest kernel that is supported.
 const FLOOR: &str = "6.1";
-/// Loads, attaches, and carries a flow of each family.
-const STORIES: &str = "kernel_fit";
+/// The hooks alone, then flows of each family through real daemons. One story
+/// is left out that opens 20,000 connections, which an emulator cannot in time.
+const STORIES: &[&str] = &[
+    "kernel::",
+    "names::",
+    "listeners::",
+    "reset::",
+    "--skip",
+    "kernel_is_adopted_without_a_gap",
+];
 /// Boot and stories; an emulated machine is some thirty times slower.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
@@ -25,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(15 * 60);
 pub(crate) fn run(words: &[&str]) -> Result {
     let (versions, filter) = match words.iter().position(|word| *word == "--") {
         Some(at) => (&words[..at], &words[at + 1..]),
-        None => (words, [STORIES].as_slice()),
+        None => (words, STORIES),
     };
     let versions = if versions.is_empty() {
         &[FLOOR]

@@ -69,6 +69,7 @@ pub(crate) const EMULATOR: &[Package] = &[
     program("kmod", "depmod"),
     program("binutils", "strip"),
     program("iproute2", "ip"),
+    program("perl-base", "perl"),
     program("xz-utils", "xz"),
 ];
 
