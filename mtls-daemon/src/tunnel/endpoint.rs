@@ -104,7 +104,8 @@ pub(super) struct Endpoint {
     /// The peer's GOAWAY, with its error code.
     pub(super) going_away: Option<u32>,
     pub(super) end: Option<TunnelEnd>,
-    pub(super) watchers: Vec<Waker>,
+    /// Who waits for the end.
+    pub(super) watchers: Slab<Waker>,
     /// No handle is left.
     pub(super) unheld: bool,
     pub(super) heard: Instant,
@@ -167,7 +168,7 @@ impl Endpoint {
             draining: Draining::No,
             going_away: None,
             end: None,
-            watchers: Vec::new(),
+            watchers: Slab::new(),
             unheld: false,
             heard: shared.now,
             pinged: None,
@@ -226,7 +227,13 @@ impl Endpoint {
         self.is_open()
             && self.streams.len() < self.peer.max_streams as usize
             && self.send.open() > 0
-            && self.last_stream < frame::MAX_STREAM - 2
+            && !self.is_used_up()
+    }
+
+    /// Whether the stream ids have come to their end: at a thousand flows a
+    /// second that takes twelve days.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.last_stream >= frame::MAX_STREAM - 2
     }
 
     /// Something happened on the tunnel's socket.
@@ -290,6 +297,7 @@ impl Endpoint {
         let mut own = mem::replace(&mut self.out, mem::take(&mut shared.out));
         self.out.put(own.filled());
         own.clear();
+        own.shrink();
         own
     }
 

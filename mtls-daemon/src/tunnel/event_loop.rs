@@ -84,36 +84,14 @@ pub(super) enum Orphan {
     Flow(FlowKey),
     Tunnel(u32),
     Incoming(u32),
+    Watcher { tunnel: u32, nth: usize },
 }
 
 impl Inner {
-    pub(super) fn new(mut settings: Settings) -> io::Result<Self> {
-        // Below the defaults of HTTP/2, a peer that has not seen our SETTINGS
-        // would break limits it cannot know.
-        settings.initial_window = settings.initial_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
-        settings.max_window = settings
-            .max_window
-            .clamp(settings.initial_window, MAX_WINDOW);
-        settings.connection_window = settings.connection_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
-        let poller = Rc::new(Poller::new()?);
-        let poll = NestedPoller::nest(&poller)?;
-        let stats = Rc::new(Stats::default());
-        let now = Instant::now();
-        let shared = Shared {
-            poller,
-            growth: Growth::new(settings.loop_growth),
-            settings,
-            stats: Rc::clone(&stats),
-            now,
-            millis: 0,
-            start: now,
-            rearm: false,
-            wakers: Vec::new(),
-            generation: 0,
-            wire: vec![0; SCRATCH],
-            plain: vec![0; SCRATCH],
-            out: Out::with_room(OUT),
-        };
+    pub(super) fn new(settings: Settings) -> io::Result<Self> {
+        let shared = Shared::new(settings)?;
+        let poll = NestedPoller::nest(&shared.poller)?;
+        let stats = Rc::clone(&shared.stats);
         Ok(Self {
             state: RefCell::new(State {
                 tunnels: Slab::new(),
@@ -159,7 +137,9 @@ impl Inner {
     }
 
     fn bury(&self, state: &mut State) {
-        while let Some(orphan) = self.orphans.borrow_mut().pop() {
+        // Not borrowed while one is buried: that may leave another one.
+        let next = || self.orphans.borrow_mut().pop();
+        while let Some(orphan) = next() {
             state.bury(orphan);
         }
     }
@@ -385,6 +365,11 @@ impl State {
     fn bury(&mut self, orphan: Orphan) {
         match orphan {
             Orphan::Flow(key) => self.drop_flow(key),
+            Orphan::Watcher { tunnel, nth } => {
+                if let Some(tunnel) = self.tunnels.get_mut(tunnel as usize) {
+                    tunnel.watchers.try_remove(nth);
+                }
+            }
             Orphan::Incoming(index) => {
                 if let Some(tunnel) = self.tunnels.get_mut(index as usize) {
                     tunnel.refuse_incoming(&mut self.flows, &mut self.shared);
@@ -429,6 +414,32 @@ impl State {
 }
 
 impl Shared {
+    pub(super) fn new(mut settings: Settings) -> io::Result<Self> {
+        // Below the defaults of HTTP/2, a peer that has not seen our SETTINGS
+        // would break limits it cannot know.
+        settings.initial_window = settings.initial_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
+        settings.max_window = settings
+            .max_window
+            .clamp(settings.initial_window, MAX_WINDOW);
+        settings.connection_window = settings.connection_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
+        let now = Instant::now();
+        Ok(Self {
+            poller: Rc::new(Poller::new()?),
+            growth: Growth::new(settings.loop_growth),
+            settings,
+            stats: Rc::default(),
+            now,
+            millis: 0,
+            start: now,
+            rearm: false,
+            wakers: Vec::new(),
+            generation: 0,
+            wire: vec![0; SCRATCH],
+            plain: vec![0; SCRATCH],
+            out: Out::with_room(OUT),
+        })
+    }
+
     fn look_at_clock(&mut self) {
         self.now = Instant::now();
         let passed = (self.now - self.start).as_millis() & u128::from(u32::MAX);

@@ -155,19 +155,11 @@ impl Tunnel {
 
     /// Waits for the tunnel's end. Any number may wait.
     pub async fn closed(&self) -> TunnelEnd {
-        poll_fn(|cx| {
-            let polled = self.0.with(|tunnel, _| match tunnel.end() {
-                Some(end) => Poll::Ready(end.clone()),
-                None => {
-                    if !tunnel.watchers.iter().any(|w| w.will_wake(cx.waker())) {
-                        tunnel.watchers.push(cx.waker().clone());
-                    }
-                    Poll::Pending
-                }
-            });
-            polled.unwrap_or(Poll::Ready(TunnelEnd::Drained))
-        })
-        .await
+        let mut watch = Watch {
+            held: &self.0,
+            nth: None,
+        };
+        poll_fn(|cx| watch.poll(cx)).await
     }
 
     /// Since when the tunnel has had no flow; `None` while it has any.
@@ -180,6 +172,39 @@ impl Tunnel {
             inner: Rc::clone(&self.0.inner),
             tunnel: self.0.index,
             key,
+        }
+    }
+}
+
+/// One who waits for a tunnel's end, and may stop doing so.
+struct Watch<'h> {
+    held: &'h Held,
+    nth: Option<usize>,
+}
+
+impl Watch<'_> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<TunnelEnd> {
+        let nth = &mut self.nth;
+        let polled = self.held.with(|tunnel, _| {
+            if let Some(end) = tunnel.end() {
+                *nth = None;
+                return Poll::Ready(end.clone());
+            }
+            match nth.and_then(|nth| tunnel.watchers.get_mut(nth)) {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *nth = Some(tunnel.watchers.insert(cx.waker().clone())),
+            }
+            Poll::Pending
+        });
+        polled.unwrap_or(Poll::Ready(TunnelEnd::Drained))
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(nth) = self.nth {
+            let tunnel = self.held.index;
+            self.held.inner.orphan(Orphan::Watcher { tunnel, nth });
         }
     }
 }

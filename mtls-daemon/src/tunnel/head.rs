@@ -265,6 +265,10 @@ impl Endpoint {
         if self.role == Role::Server || !self.is_open() {
             return Err(ConnectError::GoingAway);
         }
+        if self.is_used_up() {
+            self.drain(shared);
+            return Err(ConnectError::GoingAway);
+        }
         if !self.has_room() {
             return Err(ConnectError::NoRoom);
         }

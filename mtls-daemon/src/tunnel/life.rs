@@ -115,7 +115,7 @@ impl Endpoint {
         self.closing = Some(shared.now);
         shared.rearm = true;
         shared.wake(&mut self.incoming_waiter);
-        shared.wakers.append(&mut self.watchers);
+        shared.wakers.extend(self.watchers.drain());
     }
 
     /// Says the last words, and closes the socket when the peer has heard them.

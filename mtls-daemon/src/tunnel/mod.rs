@@ -16,6 +16,8 @@ mod hpack;
 mod huffman;
 mod life;
 mod limits;
+#[cfg(any(test, fuzzing))]
+mod lone;
 mod out;
 mod outcome;
 mod poller;
@@ -32,3 +34,36 @@ pub use handle::{Carry, Incoming, Loop, Opening, Progress, Request, Stream, Tunn
 pub use outcome::{Carried, CarryEnd, ConnectError, Cut, TunnelEnd, Violation};
 pub use request::ConnectRequest;
 pub use settings::{Settings, Stats};
+
+/// What the fuzzers feed: bytes of a peer, whose TLS is already opened.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// To endpoints in both roles.
+    pub fn endpoint(input: &[u8]) -> std::io::Result<()> {
+        super::lone::run(input)
+    }
+
+    /// To the decoder of header blocks and the readers of heads. Returns what
+    /// was taken for a request.
+    pub fn head(block: &[u8]) -> Option<super::ConnectRequest> {
+        use super::hpack::{Decoder, Fields};
+        use super::request::HeadReader;
+        let mut decoder = Decoder::new();
+        let mut request = HeadReader::default();
+        let mut answer = HeadReader::default();
+        let fields = decoder.decode(block, 64 << 10, |name, value| {
+            request.field(name, value);
+            answer.field(name, value);
+        });
+        let _ = answer.answer();
+        fields.ok().filter(|fields| *fields == Fields::All)?;
+        request.request().ok()
+    }
+
+    /// What we would send for it.
+    pub fn encoded(request: &super::ConnectRequest) -> Vec<u8> {
+        let mut block = Vec::new();
+        request.encode(&mut block);
+        block
+    }
+}

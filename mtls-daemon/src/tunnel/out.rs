@@ -36,6 +36,13 @@ impl Out {
         self.filled = 0;
     }
 
+    /// Gives back what a rare burst has made large; nothing may wait.
+    pub(super) fn shrink(&mut self) {
+        if self.room.len() > 4_096 {
+            *self = Self::default();
+        }
+    }
+
     /// Appends a copy of `bytes`.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.spare(bytes.len())[..bytes.len()].copy_from_slice(bytes);

@@ -105,6 +105,14 @@ impl Endpoint {
         } else if self.send.open() == 0 && !flow.is(is::STARVED) {
             flow.set(is::STARVED);
             self.starved.push(index);
+            if self.starved.len() > 2 * self.flows + 64 {
+                // Most have ended since.
+                let (own, flows) = (self.index, &*flows);
+                self.starved.retain(|index| {
+                    let flow = flows.get(*index as usize);
+                    flow.is_some_and(|flow| flow.tunnel == own && flow.is(is::STARVED))
+                });
+            }
         }
     }
 

@@ -90,6 +90,11 @@ impl Growth {
         Self { used: 0, limit }
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_unused(self) -> bool {
+        self.used == 0
+    }
+
     fn room(self, n: u32) -> bool {
         self.limit.saturating_sub(self.used) >= u64::from(n)
     }
