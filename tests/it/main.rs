@@ -49,6 +49,7 @@ mod daemon_killed;
 mod daemon_restarted_under_load;
 mod drain;
 mod enforcement_outlives_the_daemon;
+mod enrolled_by_hand;
 mod peer_unreachable;
 mod workload_recreated;
 

@@ -118,15 +118,27 @@ fn detach(asked: &Detach) -> Exit {
         },
     };
     match kernel::detach(&pins) {
-        Ok(detached) => say(&format!(
-            "{} links and {} maps are gone from {}. Nothing is intercepted or refused any more: connections of \
-             the workloads travel in clear from now on.\n",
-            detached.links,
-            detached.maps,
-            pins.display()
-        )),
+        Ok(detached) => say(&gone(&detached, &pins)),
         Err(error) => fail(&with_sources(&error)),
     }
+}
+
+fn gone(detached: &kernel::Detached, pins: &Path) -> String {
+    let pins = pins.display();
+    let (links, maps) = (detached.links, detached.maps);
+    if links == 0 && maps == 0 {
+        return format!("nothing is pinned in {pins}: nothing was attached\n");
+    }
+    let mut text = format!(
+        "{links} links and {maps} maps are gone from {pins}. Nothing is intercepted or refused any more:\n\
+         connections of the workloads travel in clear from now on.\n"
+    );
+    if detached.daemon_running {
+        text.push_str(
+            "The daemon still runs. It attaches again when it is restarted, and not before.\n",
+        );
+    }
+    text
 }
 
 fn explain(asked: &Explain) -> Exit {

@@ -214,6 +214,11 @@ impl Daemon {
         crate::run::remove_folder(&self.pins())
     }
 
+    /// What its commands give as --socket.
+    pub fn admin_socket(&self) -> String {
+        self.admin.to_string_lossy().into_owned()
+    }
+
     /// `enrol --wait`: returns when the pod's hooks, listeners and first
     /// certificate are in place.
     pub fn enrol_and_wait(&self, pod: &Pod) -> Result {
