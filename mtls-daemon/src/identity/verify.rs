@@ -114,13 +114,13 @@ pub fn verify_peer(
         .ok_or(PeerFault::NoBundle(trust_domain))?;
     let facts = Facts::of(leaf).ok_or(PeerFault::Chain(webpki::Error::BadDer))?;
     check_leaf(&facts, presenter)?;
-    let good_until = verify_chain(leaf, intermediates, presenter, bundle, now, skew)?;
+    let above = verify_chain(leaf, intermediates, presenter, bundle, now, skew)?;
     Ok(PeerSvid {
         id,
         serial: facts.serial,
         not_before: facts.not_before,
         not_after: facts.not_after,
-        good_until: good_until + skew,
+        good_until: facts.not_after.min(above) + skew,
     })
 }
 
@@ -157,7 +157,7 @@ fn check_leaf(leaf: &Facts, presenter: Presenter) -> Result<(), PeerFault> {
     }
 }
 
-/// The earliest end in the chain that verified.
+/// The earliest end in the chain that verified, above the leaf.
 fn verify_chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -207,13 +207,13 @@ fn verify_chain_at(
         )
         .map_err(|error| fault(error, bundle, now))?;
     let root = bundle.root_of(path.anchor()).map(|root| root.not_after);
-    let ends = path
+    let between = path
         .intermediate_certificates()
-        .map(|intermediate| intermediate.der())
-        .chain([leaf.der()])
-        .filter_map(|der| Some(Facts::of(&der)?.not_after))
-        .chain(root);
-    ends.min().ok_or(PeerFault::Chain(webpki::Error::BadDer))
+        .map(|intermediate| Some(Facts::of(&intermediate.der())?.not_after));
+    // An end that cannot be read is no end that can be kept to.
+    let ends: Option<Vec<SystemTime>> = between.chain([root]).collect();
+    ends.and_then(|ends| ends.into_iter().min())
+        .ok_or(PeerFault::Chain(webpki::Error::BadDer))
 }
 
 /// `webpki` takes a root's name and key and nothing else. An ended root and

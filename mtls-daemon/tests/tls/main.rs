@@ -7,12 +7,15 @@
     reason = "a test may be large, and fails by panicking"
 )]
 
+#[path = "../support/folder.rs"]
+mod folder;
 #[path = "../support/pki.rs"]
 mod pki;
 
 mod attackers;
 mod certificates;
 mod good;
+mod openssl;
 mod protocol;
 
 use std::time::Duration;
