@@ -36,17 +36,17 @@ fn certificates_from_files() -> Result {
 fn certificates_are_renewed() -> Result {
     play("certificates-renewed", |scene| {
         let mut pair = Pair::start_as(scene, |plan, _, _| {
-            plan.set("identity.disk-ca", "svid_ttl", "\"4s\"")
+            plan.set("identity.disk-ca", "svid_ttl", "\"8s\"")
         })?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
         let to = pair.server.at(Family::V4, 8080);
         let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
-        // For three lifetimes, a new connection every few milliseconds.
+        // For more than two lifetimes, a new connection every few milliseconds.
         let watch = Stopwatch::start();
         let mut load = pair
             .client
             .connect_as(Connect::to(to, hello).many(usize::MAX, 1))?;
-        while watch.elapsed() < Duration::from_secs(12) {
+        while watch.elapsed() < Duration::from_secs(20) {
             let ended = load.ended()?;
             ensure(ended.is_well(), || {
                 format!("{:?} after the start: {ended:?}", watch.elapsed())
