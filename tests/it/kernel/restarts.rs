@@ -27,8 +27,12 @@ fn kernel_is_adopted_without_a_gap() -> Result {
         let first = stage.kernel().instance().said()?;
 
         let both = |to: &Pod| Family::BOTH.map(|family| to.at(family, 8080));
+        // They speak: Linux tells nobody about a connection whose last ACK meets
+        // a listener that is being closed on another CPU. Its client learns that
+        // it is alone when it sends, and a silent one never does.
         let load = |to: &Pod| {
-            Connect::to(to.at(Family::V4, 8080), [Step::ExpectEnd])
+            let speak = [Step::Say("ask".into()), Step::ExpectEnd];
+            Connect::to(to.at(Family::V4, 8080), speak)
                 .to_each(&both(to))
                 .many(10_000, 8)
         };
