@@ -69,7 +69,7 @@ impl Desk {
     }
 
     pub(super) fn ready(&self) -> Verdict {
-        readiness::ready(&self.view.status(), &self.view.kernel())
+        readiness::ready(&self.view.status(), &self.view.hooks())
     }
 
     fn metrics_text(&self) -> String {
@@ -80,7 +80,7 @@ impl Desk {
             workloads.filter(|workload| wanted(&workload.state)).count()
         };
         let node = NodeFigures {
-            ready: readiness::ready(&status, &kernel).good(),
+            ready: readiness::ready(&status, &kernel.hooks).good(),
             workloads_absent: count(|state| matches!(state, WorkloadState::Absent { .. })),
             workloads_waiting: count(|state| matches!(state, WorkloadState::Waiting { .. })),
             workloads_ready: count(|state| matches!(state, WorkloadState::Ready)),

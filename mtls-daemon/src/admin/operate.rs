@@ -149,7 +149,7 @@ fn state_of(view: &dyn NodeView, workload: &str) -> WorkloadState {
 
 impl Desk {
     fn status(&self) -> StatusReply {
-        let hooks = self.view.kernel().hooks.into_iter().map(|state| HookReply {
+        let hooks = self.view.hooks().into_iter().map(|state| HookReply {
             hook: state.hook.word().to_owned(),
             attached: state.attached,
         });

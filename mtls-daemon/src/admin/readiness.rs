@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::view::{NodeStatus, Phase, WorkloadState};
-use crate::metrics::KernelFigures;
+use crate::metrics::HookState;
 
 /// A thread that was silent for longer is stuck.
 pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
@@ -55,20 +55,19 @@ pub fn healthy(heartbeats: &[(String, Duration)], descriptors: Option<(u64, u64)
 
 /// Enforcement is attached, and every workload that is there is ready or has
 /// failed for a reason. One that fails must not take the node's others down.
-pub fn ready(status: &NodeStatus, kernel: &KernelFigures) -> Verdict {
+pub fn ready(status: &NodeStatus, hooks: &[HookState]) -> Verdict {
     let mut verdict = Verdict::default();
     match status.phase {
         Phase::Starting => verdict.problems.push("starting".to_owned()),
         Phase::Draining { .. } => verdict.problems.push("draining".to_owned()),
         Phase::Serving => {}
     }
-    let detached: Vec<&str> = kernel
-        .hooks
+    let detached: Vec<&str> = hooks
         .iter()
         .filter(|state| !state.attached)
         .map(|state| state.hook.word())
         .collect();
-    if kernel.hooks.is_empty() {
+    if hooks.is_empty() {
         let problem = "no hook is attached";
         verdict.problems.push(problem.to_owned());
     } else if !detached.is_empty() {
@@ -107,17 +106,13 @@ mod tests {
     use mtls_common::counters::Hook;
 
     use super::*;
-    use crate::metrics::HookState;
     use crate::reason::Reason;
 
-    fn attached(attached: bool) -> KernelFigures {
-        KernelFigures {
-            hooks: vec![HookState {
-                hook: Hook::Connect4,
-                attached,
-            }],
-            ..KernelFigures::default()
-        }
+    fn attached(attached: bool) -> [HookState; 1] {
+        [HookState {
+            hook: Hook::Connect4,
+            attached,
+        }]
     }
 
     #[test]
@@ -166,7 +161,7 @@ mod tests {
                 "workload web is waiting: certificate"
             ]
         );
-        assert!(!ready(&samples::status(), &KernelFigures::default()).good());
+        assert!(!ready(&samples::status(), &[]).good());
     }
 
     #[test]

@@ -29,12 +29,16 @@ impl NodeView for Fake {
         self.status.borrow().clone()
     }
 
+    fn hooks(&self) -> Vec<HookState> {
+        vec![HookState {
+            hook: Hook::Connect4,
+            attached: true,
+        }]
+    }
+
     fn kernel(&self) -> KernelFigures {
         KernelFigures {
-            hooks: vec![HookState {
-                hook: Hook::Connect4,
-                attached: true,
-            }],
+            hooks: self.hooks(),
             ..KernelFigures::default()
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
-use crate::metrics::KernelFigures;
+use crate::metrics::{HookState, KernelFigures};
 use crate::reason::Reason;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::trace::ConnectionId;
@@ -24,7 +24,11 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub trait NodeView {
     fn status(&self) -> NodeStatus;
 
-    /// The kernel's counters, maps and attached hooks, read now.
+    /// Whether the hooks are attached, read now.
+    fn hooks(&self) -> Vec<HookState>;
+
+    /// The hooks, the kernel's counters and its maps, read now. Counting what
+    /// a map holds takes a system call for each entry: for scrapes only.
     fn kernel(&self) -> KernelFigures;
 
     /// Every connection that the workers carry or are establishing.

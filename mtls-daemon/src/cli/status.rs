@@ -189,7 +189,6 @@ mod tests {
     use crate::admin::readiness::{self, Verdict};
     use crate::admin::reply::{DescriptorsReply, HookReply, SCHEMA, ThreadReply};
     use crate::admin::samples;
-    use crate::metrics::KernelFigures;
 
     fn reply() -> StatusReply {
         let status = samples::status();
@@ -241,7 +240,7 @@ web       ready  strict  spiffe://example.org/web  10.0.1.4, fd00::4  in 43m 20s
         reply.status.workloads.push(samples::failed());
         reply.status.config.restart_needed = vec!["metrics.listen".to_owned()];
         reply.status.config.reload_error = Some("c.toml:1:1: x\nc.toml:2:1: y".to_owned());
-        reply.ready = readiness::ready(&reply.status, &KernelFigures::default());
+        reply.ready = readiness::ready(&reply.status, &[]);
         let shown = show(&reply);
         for expected in [
             "state    serving, NOT READY, healthy\n",

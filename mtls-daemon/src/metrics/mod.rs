@@ -234,7 +234,8 @@ impl Metrics {
 }
 
 fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
-    let mut blocked = BTreeMap::<&str, u64>::new();
+    // A first event must show as a rise from 0.
+    let mut blocked: BTreeMap<&str, u64> = BLOCKING.map(|hook| (hook.word(), 0)).into();
     let mut plaintext = [0; <(Direction, Plaintext)>::COUNT];
     for &HookCount {
         hook,
@@ -242,6 +243,7 @@ fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
         count,
     } in &kernel.counts
     {
+        // Without zeroes: most hooks have few of the outcomes.
         let labels = [hook.word(), outcome.word()];
         sheet.count(families::HOOK_EVENTS, &labels, count);
         if is_blocked_bypass(outcome) {
@@ -268,6 +270,14 @@ fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
         sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
     }
 }
+
+/// Hooks that stop what gets past the redirection.
+const BLOCKING: [Hook; 4] = [
+    Hook::SkLookup,
+    Hook::Ingress,
+    Hook::Egress,
+    Hook::SockCreate,
+];
 
 /// Outcomes that stopped something that tried to get past the daemon.
 fn is_blocked_bypass(outcome: Answer) -> bool {

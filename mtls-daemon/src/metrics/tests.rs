@@ -156,6 +156,8 @@ fn a_bypass_is_counted_under_its_hook() {
         sample(&text, "mtls_bypass_blocked_total{hook=\"cgroup_egress\"}"),
         "4"
     );
+    let quiet = "mtls_bypass_blocked_total{hook=\"cgroup_ingress\"}";
+    assert_eq!(sample(&text, quiet), "0", "a gate is there before it stops anything");
     assert!(!text.contains("mtls_bypass_blocked_total{hook=\"connect4\"}"));
 }
 

@@ -12,6 +12,7 @@ use crate::admin::view::{
 };
 use crate::config::{Config, Workload};
 use crate::flow::Snapshot;
+use crate::kernel::Kernel;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
 use crate::netns::Netns;
 use crate::reason::Reason;
@@ -46,6 +47,10 @@ impl NodeView for Node {
         }
     }
 
+    fn hooks(&self) -> Vec<HookState> {
+        hook_states(&self.kernel.borrow())
+    }
+
     fn kernel(&self) -> KernelFigures {
         let kernel = self.kernel.borrow();
         let counts = kernel.counters().unwrap_or_else(|error| {
@@ -62,14 +67,10 @@ impl NodeView for Node {
             entries: usage.entries,
             capacity: usage.capacity,
         });
-        let hooks = kernel
-            .attached()
-            .into_iter()
-            .map(|(hook, attached)| HookState { hook, attached });
         KernelFigures {
             counts: counts.collect(),
             maps: maps.collect(),
-            hooks: hooks.collect(),
+            hooks: hook_states(&kernel),
         }
     }
 
@@ -197,6 +198,13 @@ impl Node {
             excluded_inbound_ports: Vec::new(),
         })
     }
+}
+
+fn hook_states(kernel: &Kernel) -> Vec<HookState> {
+    let attached = kernel.attached().into_iter();
+    attached
+        .map(|(hook, attached)| HookState { hook, attached })
+        .collect()
 }
 
 /// Assigned by an operator, not made by the kernel for the link.
