@@ -48,16 +48,10 @@ pub enum PeerFault {
     NoBundle(TrustDomain),
     #[error("no root in the trust bundle of {0} issued the peer's certificate")]
     UnknownIssuer(TrustDomain),
-    #[error("a certificate of the peer's chain ended at {}, and it is {}", shown(*not_after), shown(*now))]
-    Expired {
-        not_after: SystemTime,
-        now: SystemTime,
-    },
-    #[error("a certificate of the peer's chain begins at {}, and it is {}", shown(*not_before), shown(*now))]
-    NotYetValid {
-        not_before: SystemTime,
-        now: SystemTime,
-    },
+    #[error("a certificate of the peer's chain ended at {}", shown(*.0))]
+    Expired(SystemTime),
+    #[error("a certificate of the peer's chain begins at {}, later than now", shown(*.0))]
+    NotYetValid(SystemTime),
     #[error("the peer's certificate is revoked")]
     Revoked,
     #[error("the peer's certificate does not carry the extended key usage {0}")]
@@ -83,8 +77,8 @@ impl PeerFault {
             Self::San(_) | Self::UnexpectedIdentity { .. } => Reason::BadSan,
             Self::NoBundle(_) => Reason::TrustDomain,
             Self::UnknownIssuer(_) => Reason::UnknownIssuer,
-            Self::Expired { .. } => Reason::Expired,
-            Self::NotYetValid { .. } => Reason::NotYetValid,
+            Self::Expired(_) => Reason::Expired,
+            Self::NotYetValid(_) => Reason::NotYetValid,
             Self::Revoked => Reason::Revoked,
             Self::ExtendedKeyUsage(_) => Reason::BadEku,
             Self::LeafIsAuthority | Self::KeyUsage | Self::ChainTooLong(_) | Self::Chain(_) => {
@@ -169,15 +163,15 @@ fn verify_chain(
     let leaf = EndEntityCert::try_from(leaf).map_err(PeerFault::Chain)?;
     let at = |now| verify_chain_at(&leaf, intermediates, presenter, bundle, now);
     // Within the tolerated skew there must be one moment at which the whole
-    // chain is valid; the sentence about it shows the real time.
+    // chain is valid.
     let first = match at(now) {
         Ok(end) => return Ok(end),
         Err(fault) => fault,
     };
     let second = match &first {
         _ if skew.is_zero() => None,
-        PeerFault::Expired { .. } => at(now - skew).ok(),
-        PeerFault::NotYetValid { .. } => at(now + skew).ok(),
+        PeerFault::Expired(_) => at(now - skew).ok(),
+        PeerFault::NotYetValid(_) => at(now + skew).ok(),
         _ => None,
     };
     second.ok_or(first)
@@ -205,7 +199,7 @@ fn verify_chain_at(
             None,
             Some(&|path: &VerifiedPath<'_>| check_root(path, bundle, unix)),
         )
-        .map_err(|error| fault(error, bundle, now))?;
+        .map_err(|error| fault(error, bundle))?;
     let root = bundle.root_of(path.anchor()).map(|root| root.not_after);
     let between = path
         .intermediate_certificates()
@@ -246,17 +240,13 @@ fn check_root(
     }
 }
 
-fn fault(error: webpki::Error, bundle: &TrustBundle, now: SystemTime) -> PeerFault {
+fn fault(error: webpki::Error, bundle: &TrustBundle) -> PeerFault {
     let system = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
     match error {
-        webpki::Error::CertExpired { not_after, .. } => PeerFault::Expired {
-            not_after: system(not_after),
-            now,
-        },
-        webpki::Error::CertNotValidYet { not_before, .. } => PeerFault::NotYetValid {
-            not_before: system(not_before),
-            now,
-        },
+        webpki::Error::CertExpired { not_after, .. } => PeerFault::Expired(system(not_after)),
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            PeerFault::NotYetValid(system(not_before))
+        }
         // A root of the same name that did not sign the chain is another
         // authority, such as one that was made anew.
         webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {

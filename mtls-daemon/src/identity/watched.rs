@@ -81,7 +81,7 @@ where
         paths,
         load: Arc::new(load),
         last: Last::default(),
-        loaded_at: Instant::now(),
+        complaining_since: Instant::now(),
     };
     let (sender, receiver) = watch::channel(Watched {
         good: None,
@@ -136,7 +136,8 @@ struct Look<L> {
     paths: Vec<PathBuf>,
     load: Arc<L>,
     last: Last,
-    loaded_at: Instant,
+    /// Since when the same complaint has stood, or was last looked into.
+    complaining_since: Instant,
 }
 
 /// What the last look saw, to tell whether anything is new.
@@ -168,15 +169,16 @@ impl<L> Look<L> {
         let paths = self.paths.clone();
         let load = Arc::clone(&self.load);
         let mut last = self.last.clone();
-        if last.complaint.is_some() && self.loaded_at.elapsed() >= RELOAD {
+        if last.complaint.is_some() && self.complaining_since.elapsed() >= RELOAD {
+            self.complaining_since = Instant::now();
             last.stamps = None;
         }
         // Files can be slow (network file systems): never on this thread.
         let looked = tokio::task::spawn_blocking(move || look(&paths, last, &*load));
         match looked.await {
             Ok((last, loaded)) => {
-                if last.stamps != self.last.stamps || loaded.is_some() {
-                    self.loaded_at = Instant::now();
+                if loaded.is_some() {
+                    self.complaining_since = Instant::now();
                 }
                 self.last = last;
                 loaded

@@ -115,8 +115,8 @@ fn noted(judged: Result<PeerSvid, PeerFault>, leaf: &CertificateDer<'_>) -> Resu
 /// what would have been accepted.
 fn alert_for(fault: &PeerFault) -> CertificateError {
     match fault {
-        PeerFault::Expired { .. } => CertificateError::Expired,
-        PeerFault::NotYetValid { .. } => CertificateError::NotValidYet,
+        PeerFault::Expired(_) => CertificateError::Expired,
+        PeerFault::NotYetValid(_) => CertificateError::NotValidYet,
         PeerFault::UnknownIssuer(_) | PeerFault::NoBundle(_) => CertificateError::UnknownIssuer,
         PeerFault::Revoked => CertificateError::Revoked,
         PeerFault::ExtendedKeyUsage(_) => CertificateError::InvalidPurpose,
