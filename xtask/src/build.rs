@@ -25,31 +25,27 @@ pub(crate) fn run(profile: Profile) -> Result {
     )
 }
 
-/// Builds the programs of mtls-tests; the path of the one of that name. The
-/// others, and the daemon, lie beside it.
+/// The path of a program of mtls-tests, which `run` has built. The others, and
+/// the daemon, lie beside it.
 pub(crate) fn test_program(name: &str, profile: Profile) -> Result<PathBuf> {
     executable(name, &["build", "--workspace", "--bins"], profile)
 }
 
 /// Builds the stories without running them; the path of their binary.
 pub(crate) fn stories() -> Result<PathBuf> {
-    executable(
-        "it",
-        &["test", "--workspace", "--test", "it", "--no-run"],
-        Profile::Dev,
-    )
+    let words = ["test", "--workspace", "--test", "it", "--no-run"];
+    command::run(command::cargo().args(words))?;
+    executable("it", &words, Profile::Dev)
 }
 
+/// Where cargo left what it has built.
 fn executable(name: &str, words: &[&str], profile: Profile) -> Result<PathBuf> {
-    // Shown first, with cargo's own progress; then asked for, with nothing left to do.
-    command::run(command::cargo().args(words).args(profile.flag()))?;
     let mut cargo = command::cargo();
-    let messages = command::output(
-        cargo
-            .args(words)
-            .args(profile.flag())
-            .args(["--quiet", "--message-format=json"]),
-    )?;
+    cargo
+        .args(words)
+        .args(profile.flag())
+        .args(["--quiet", "--message-format=json"]);
+    let messages = command::output(&mut cargo)?;
     named_executable(&messages, name)
         .ok_or_else(|| Failure::new(format!("cargo built {name} and did not say where")))
 }

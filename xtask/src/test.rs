@@ -14,6 +14,7 @@ use crate::setup::{self, Need, envoy};
 pub(crate) fn run(words: &[&str]) -> Result {
     setup::run(&[Need::Build, Need::Kernel, Need::Apps, Need::Envoy])?;
     build::run(Profile::Dev)?;
+    let app = build::test_program("mtls-test-app", Profile::Dev)?;
     raise_descriptor_limit()?;
     let mut cargo = command::cargo();
     cargo
@@ -21,7 +22,6 @@ pub(crate) fn run(words: &[&str]) -> Result {
         .args(words);
     command::run(cargo.env("MTLS_TEST_ENVOY", envoy::ready()?))?;
     // No namespace, mount, pin, cgroup, process or folder of a test stays.
-    let app = build::test_program("mtls-test-app", Profile::Dev)?;
     command::run(Command::new(app).arg("--leftovers"))
 }
 

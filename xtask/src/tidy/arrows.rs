@@ -128,31 +128,45 @@ fn place(module: &str) -> Option<Place> {
     })
 }
 
-/// Modules of lib.rs without a place, or out of the order of the walk.
+/// Modules of lib.rs without a place or out of their order, and places without
+/// a module.
 fn unplaced(repository: &Repository) -> Vec<Mistake> {
     let file = format!("{SOURCES}lib.rs");
+    let Some(text) = repository.get(&file) else {
+        return Vec::new();
+    };
     let mut mistakes = Vec::new();
     let mut highest = 0;
-    for (nth, line) in repository
-        .get(&file)
-        .unwrap_or_default()
-        .lines()
-        .enumerate()
-    {
-        let declared = line
-            .trim_start_matches("pub ")
-            .trim_start_matches("pub(crate) ")
-            .strip_prefix("mod ");
-        let Some(module) = declared.and_then(|rest| rest.strip_suffix(';')) else {
-            continue;
-        };
+    let declared: Vec<_> = declared_modules(text).collect();
+    for (line, module) in &declared {
         match place(module) {
-            None => mistakes.push(Mistake::at(&file, nth + 1, format!("module {module} has no place among the arrows: give it one in xtask's tidy and in {PAPER}"))),
-            Some(place) if place.floor < highest => mistakes.push(Mistake::at(&file, nth + 1, format!("module {module} stands above its floor: lib.rs lists the modules from the ground up"))),
+            None => mistakes.push(Mistake::at(&file, *line, format!("module {module} has no place among the arrows: give it one in xtask's tidy and in {PAPER}"))),
+            Some(place) if place.floor < highest => mistakes.push(Mistake::at(&file, *line, format!("module {module} stands above its floor: lib.rs lists the modules from the ground up"))),
             Some(place) => highest = place.floor,
         }
     }
+    let placed = FLOORS
+        .iter()
+        .flat_map(|rooms| rooms.iter())
+        .flat_map(|room| room.modules.split(' '));
+    let gone = placed.filter(|module| !declared.iter().any(|(_, name)| name == module));
+    mistakes.extend(gone.map(|module| {
+        Mistake::of(
+            &file,
+            format!("the arrows know a module {module}, and there is none"),
+        )
+    }));
     mistakes
+}
+
+/// `mod` lines, numbered.
+fn declared_modules(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().filter_map(|(nth, line)| {
+        let line = line
+            .trim_start_matches("pub ")
+            .trim_start_matches("pub(crate) ");
+        Some((nth + 1, line.strip_prefix("mod ")?.strip_suffix(';')?))
+    })
 }
 
 /// The daemon and the kernel programs share mtls-common and nothing else.
@@ -227,10 +241,7 @@ mod tests {
                 "mtls-daemon/src/identity/files.rs",
                 "use crate::config::Files; use super::Svid;",
             ),
-            (
-                "mtls-daemon/src/lib.rs",
-                "pub mod addr;\npub mod identity;\npub mod pool;\npub mod app;",
-            ),
+            ("mtls-daemon/src/lib.rs", &all_modules()),
             ("mtls-daemon/src/main.rs", "use mtls_daemon::app;"),
         ];
         assert_eq!(mistakes(&files), [""; 0]);
@@ -289,15 +300,34 @@ mod tests {
         );
     }
 
+    /// A lib.rs in which each module has its place.
+    fn all_modules() -> String {
+        let modules = FLOORS
+            .iter()
+            .flat_map(|rooms| rooms.iter())
+            .flat_map(|room| room.modules.split(' '));
+        modules
+            .map(|module| format!("pub mod {module};\n"))
+            .collect()
+    }
+
     #[test]
     fn wants_every_module_placed_and_in_order() {
-        let found = mistakes(&[(
-            "mtls-daemon/src/lib.rs",
-            "pub mod pool;\npub mod addr;\nmod helpers;",
-        )]);
+        let lib = all_modules().replace("pub mod addr;\n", "") + "pub mod addr;\nmod helpers;";
+        let found = mistakes(&[("mtls-daemon/src/lib.rs", &lib)]);
         assert_eq!(found.len(), 2);
-        assert!(found[0].contains("lib.rs:2: module addr stands above its floor"));
-        assert!(found[1].contains("lib.rs:3: module helpers has no place"));
+        assert!(found[0].contains("module addr stands above its floor"));
+        assert!(found[1].contains("module helpers has no place"));
+    }
+
+    #[test]
+    fn wants_no_place_without_a_module() {
+        let lib = all_modules().replace("pub mod pool;\n", "");
+        let found = mistakes(&[("mtls-daemon/src/lib.rs", &lib)]);
+        assert_eq!(
+            found,
+            ["mtls-daemon/src/lib.rs:1: the arrows know a module pool, and there is none"]
+        );
     }
 
     #[test]
