@@ -157,7 +157,11 @@ fn a_bypass_is_counted_under_its_hook() {
         "4"
     );
     let quiet = "mtls_bypass_blocked_total{hook=\"cgroup_ingress\"}";
-    assert_eq!(sample(&text, quiet), "0", "a gate is there before it stops anything");
+    assert_eq!(
+        sample(&text, quiet),
+        "0",
+        "a gate is there before it stops anything"
+    );
     assert!(!text.contains("mtls_bypass_blocked_total{hook=\"connect4\"}"));
 }
 
