@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::process::Process;
-use mtls_tests::{Doing, Error, Family, Mesh, Pod, Result, Scene, two_nodes};
+use mtls_tests::{Doing, Error, Family, Mesh, Plan, Pod, Result, Scene, two_nodes};
 
 use crate::load::{Kind, Measured};
 
@@ -37,7 +37,7 @@ impl Course {
     pub(crate) fn build(scene: &Scene) -> Result<Self> {
         let (a, b) = two_nodes(scene)?;
         let (client, server) = (a.pod("client")?, b.pod("server")?);
-        let mesh = Mesh::start([&client, &server])?;
+        let mesh = Mesh::start_unwatched(Plan::of([&client, &server]))?;
         Ok(Self {
             inside: Pair::of(client, server)?,
             outside: Pair::of(a.outsider("direct-client")?, b.outsider("direct-server")?)?,

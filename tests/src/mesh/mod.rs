@@ -38,17 +38,33 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// The mesh of a plan, ready, with nobody at the wire: to judge every byte
+    /// on it takes more time than to carry it, which a benchmark would measure.
+    pub fn start_unwatched(plan: Plan) -> Result<Self> {
+        let mut mesh = Self::prepare_with(plan, Position::default(), |_| Ok(None))?;
+        mesh.start_all()?;
+        Ok(mesh)
+    }
+
     /// Everything but the daemons' start.
     pub fn prepare(plan: Plan, position: Position) -> Result<Self> {
+        Self::prepare_with(plan, position, |first| first.capture_wire().map(Some))
+    }
+
+    fn prepare_with(
+        plan: Plan,
+        position: Position,
+        watch: impl FnOnce(&Node) -> Result<Option<Capture>>,
+    ) -> Result<Self> {
         let nodes = plan.nodes();
         let first = nodes
             .first()
             .ok_or_else(|| Error::Unexpected("a mesh without pods".into()))?;
         let ca = Ca::create(first.scene().dir(), "ca", "example.org")?;
-        let wire = first.capture_wire()?;
+        let wire = watch(first)?;
         let mut mesh = Self {
             daemons: Vec::new(),
-            wire: Some(wire),
+            wire,
             plan,
             ca,
         };
