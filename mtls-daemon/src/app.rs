@@ -91,12 +91,17 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     let (facts, newest) = watch::channel(Arc::new(Facts::from_config(&config)));
     let (report, ended) = mpsc::unbounded_channel();
     let parts = Parts {
-        clock: &clock,
         metrics: &metrics,
         heartbeats: &heartbeats,
         ended: report,
     };
-    let workers = parts.workers(&config, &Newest::new(newest), &kernel)?;
+    let identities = IdentityStore::new(config.identity.clone(), clock.clone(), Timings::default());
+    let judging = Judging {
+        clock: clock.clone(),
+        skew: config.identity.clock_skew,
+        revocations: identities.revocations(),
+    };
+    let workers = parts.workers(&config, &Newest::new(newest), &judging, &kernel)?;
     let listen = (config.admin.socket.clone(), config.metrics.listen);
 
     let node = Rc::new(Node {
@@ -114,7 +119,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         kernel: RefCell::new(kernel),
         workers,
         facts,
-        identities: IdentityStore::new(config.identity.clone(), clock.clone(), Timings::default()),
+        identities,
         metrics: metrics.clone(),
         counts: metrics.thread(),
         clock,
@@ -176,7 +181,6 @@ type Ended = mpsc::UnboundedReceiver<io::Error>;
 
 /// What every worker gets its share of.
 struct Parts<'a> {
-    clock: &'a Clock,
     metrics: &'a Metrics,
     heartbeats: &'a Heartbeats,
     ended: mpsc::UnboundedSender<io::Error>,
@@ -187,6 +191,7 @@ impl Parts<'_> {
         &self,
         config: &Config,
         facts: &Newest,
+        judging: &Judging,
         kernel: &Kernel,
     ) -> Result<Vec<worker::Handle>, AppError> {
         let count = match config.node.workers {
@@ -196,10 +201,7 @@ impl Parts<'_> {
         let setup = |index| Setup {
             index,
             facts: facts.clone(),
-            judging: Judging {
-                clock: self.clock.clone(),
-                skew: config.identity.clock_skew,
-            },
+            judging: judging.clone(),
             metrics: self.metrics.clone(),
             handoff: kernel.handoff(),
             tunnel: tunnel_settings(config, count),

@@ -57,6 +57,14 @@ impl Clock {
         }
     }
 
+    /// Returns when the wall clock shows `at`; never without.
+    pub async fn ring(&self, at: Option<SystemTime>) {
+        match at {
+            Some(at) => self.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Sleeps until the wall clock shows `deadline`, wherever it steps to in
     /// the meantime.
     pub async fn sleep_until(&self, deadline: SystemTime) {

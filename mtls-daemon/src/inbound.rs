@@ -4,7 +4,6 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -17,6 +16,7 @@ use crate::dial::{Dialled, dial};
 use crate::facts::Newest;
 use crate::flow::{Flow, Flows};
 use crate::handshake::counted;
+use crate::identity::Presenter;
 use crate::kernel::Handoff;
 use crate::listener::Pass;
 use crate::metrics::{Direction, Limit, ThreadMetrics};
@@ -27,7 +27,7 @@ use crate::spiffe::SpiffeId;
 use crate::tls;
 use crate::trace::ConnectionIds;
 use crate::tunnel::{Incoming, Loop, Request, Tunnel};
-use crate::tunnels::Tunnels;
+use crate::tunnels::{Proof, Tunnels};
 use crate::workload::Workload;
 
 /// A connection to a workload's tunnel port, as the listener accepted it.
@@ -55,20 +55,17 @@ impl Inbound {
     /// Serve one tunnel from its handshake to its end.
     pub async fn serve(self: Rc<Self>, arrived: Arrived) {
         let workload = Arc::clone(&arrived.workload);
-        let (tunnel, incoming, peer) = match self.open(arrived).await {
+        let (tunnel, incoming, peer, proof) = match self.open(arrived).await {
             Ok(opened) => opened,
             Err(refused) => return self.refuse_tunnel(&workload, &refused),
         };
-        let valid_for = peer.valid_for;
         let peer = Rc::new(peer);
         spawn_local(Rc::clone(&self).receive(incoming, peer, Arc::clone(&workload)));
-        self.tunnels
-            .guard(workload.netns.cookie(), tunnel, valid_for)
-            .await;
+        self.tunnels.guard(tunnel, proof).await;
     }
 
     /// The handshake, and whether the peer is who it says, where it says.
-    async fn open(&self, arrived: Arrived) -> Result<(Tunnel, Incoming, Peer), Refused> {
+    async fn open(&self, arrived: Arrived) -> Result<(Tunnel, Incoming, Peer, Proof), Refused> {
         if self.tunnels.are_draining() {
             return Err(Refused::from(Reason::Draining));
         }
@@ -94,7 +91,7 @@ impl Inbound {
         let tls = self.credentials.of(&workload)?;
         let handshake = tls::accept(socket, tls.server(), facts.limits.handshake).await;
         let handshaken = counted(handshake, Direction::Inbound, &self.metrics)?;
-        let id = handshaken.peer.id;
+        let id = handshaken.peer.id.clone();
         if !facts.directory.is_at(&id, source.ip()) {
             let what = format!("{id} is not known at {}", source.ip());
             return Err(Refused::new(Reason::IdentityNotAtAddress, what));
@@ -103,21 +100,19 @@ impl Inbound {
             .tunnel_loop
             .server(handshaken.socket, handshaken.tls)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
-        let expires = tls.svid().good_until().min(handshaken.peer.good_until);
-        let valid_for = expires
-            .duration_since(self.credentials.clock().now())
-            .unwrap_or_default();
-        let arrived_at = arrived_at.ip();
-        Ok((
-            tunnel,
-            incoming,
-            Peer {
-                id,
-                source,
-                arrived_at,
-                valid_for,
-            },
-        ))
+        let proof = Proof {
+            workload,
+            own: Arc::clone(tls.svid()),
+            peer: handshaken.peer,
+            chain: handshaken.chain,
+            presenter: Presenter::Client,
+        };
+        let peer = Peer {
+            id,
+            source,
+            arrived_at: arrived_at.ip(),
+        };
+        Ok((tunnel, incoming, peer, proof))
     }
 
     async fn receive(
@@ -205,7 +200,6 @@ struct Peer {
     source: SocketAddr,
     /// Destination address of the tunnel's packets: the workload's.
     arrived_at: IpAddr,
-    valid_for: Duration,
 }
 
 impl Peer {

@@ -20,6 +20,7 @@ use crate::credentials::Credentials;
 use crate::directory::Endpoint;
 use crate::facts::Newest;
 use crate::handshake::counted;
+use crate::identity::Presenter;
 use crate::metrics::{Acquire, Direction, Limit, PoolState, ThreadMetrics};
 use crate::netns::Cookie;
 use crate::reason::Reason;
@@ -27,7 +28,7 @@ use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::tls::{self, WorkloadTls};
 use crate::tunnel::{Loop, Tunnel};
-use crate::tunnels::{FAR_AWAY, Tunnels};
+use crate::tunnels::{Proof, Tunnels};
 use crate::workload::Workload;
 
 /// What a tunnel proved. Two connections share a tunnel if and only if all of
@@ -83,7 +84,7 @@ impl Pooled {
         Self {
             tunnel,
             tls,
-            fresh_until: Instant::now() + valid_for.min(FAR_AWAY) * 3 / 4,
+            fresh_until: Instant::now() + valid_for * 3 / 4,
         }
     }
 
@@ -162,8 +163,8 @@ impl Pool {
         spawn_local(async move {
             let dialled = pool.dial(&key, &source, &peer, &tls).await;
             let result = match dialled {
-                Ok((tunnel, valid_for)) => {
-                    pool.admit(key, Pooled::new(tunnel, tls, valid_for), valid_for);
+                Ok((tunnel, proof)) => {
+                    pool.admit(key, tunnel, tls, proof);
                     Ok(())
                 }
                 Err(refused) => {
@@ -179,10 +180,10 @@ impl Pool {
     async fn dial(
         &self,
         key: &Key,
-        source: &Workload,
+        source: &Arc<Workload>,
         peer: &Endpoint,
         tls: &WorkloadTls,
-    ) -> Result<(Tunnel, Duration), Refused> {
+    ) -> Result<(Tunnel, Proof), Refused> {
         let limits = &self.facts.get().limits;
         let _turn = self.handshakes.try_acquire().map_err(|_full| {
             self.metrics.limit_reached(Limit::HandshakesPerWorker);
@@ -212,20 +213,24 @@ impl Pool {
             .map_err(|error| Refused::new(Reason::Internal, format!("TLS settings: {error}")))?;
         let handshake = tls::connect(socket, &config, limits.handshake).await;
         let handshaken = counted(handshake, Direction::Outbound, &self.metrics)?;
-        let expires = tls.svid().good_until().min(handshaken.peer.good_until);
-        let valid_for = expires
-            .duration_since(self.credentials.clock().now())
-            .unwrap_or_default();
         let tunnel = self
             .tunnel_loop
             .client(handshaken.socket, handshaken.tls)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
-        Ok((tunnel, valid_for))
+        let proof = Proof {
+            workload: Arc::clone(source),
+            own: Arc::clone(tls.svid()),
+            peer: handshaken.peer,
+            chain: handshaken.chain,
+            presenter: Presenter::Server,
+        };
+        Ok((tunnel, proof))
     }
 
     /// Put a tunnel where others find it, and watch over it until it ends.
-    fn admit(self: &Rc<Self>, key: Key, pooled: Pooled, valid_for: Duration) {
-        let tunnel = pooled.tunnel.clone();
+    fn admit(self: &Rc<Self>, key: Key, tunnel: Tunnel, tls: Rc<WorkloadTls>, proof: Proof) {
+        let valid_for = proof.valid_for(self.tunnels.judging());
+        let pooled = Pooled::new(tunnel.clone(), tls, valid_for);
         let mut peers = self.peers.0.borrow_mut();
         let slot = peers.entry(key.clone()).or_default();
         slot.dialling = None;
@@ -235,9 +240,7 @@ impl Pool {
             .pool_moved(Some(PoolState::Connecting), Some(PoolState::Open));
         let pool = Rc::clone(self);
         spawn_local(async move {
-            pool.tunnels
-                .guard(key.instance, tunnel.clone(), valid_for)
-                .await;
+            pool.tunnels.guard(tunnel, proof).await;
             pool.metrics.pool_moved(Some(PoolState::Open), None);
             pool.remove_ended(&key);
         });

@@ -133,17 +133,19 @@ reasons! {
     /// The peer's certificate is not valid yet.
     NotYetValid = "not_yet_valid" [Handshake, Refused], "The peer's certificate is not valid yet: compare the clocks.";
     /// No root in the trust bundle issued the peer's certificate.
-    UnknownIssuer = "unknown_issuer" [Handshake, Refused], "The peer's certificate comes from an authority that is not in the trust bundle of its trust domain.";
-    /// The peer's certificate is revoked.
-    Revoked = "revoked" [Handshake, Refused], "The peer's certificate was revoked.";
+    UnknownIssuer = "unknown_issuer" [Handshake, Refused, Ended], "The peer's certificate comes from an authority that is not in the trust bundle of its trust domain.";
+    /// A certificate in the peer's chain is revoked.
+    Revoked = "revoked" [Handshake, Refused, Ended], "Its authority withdrew it: give the workload a new certificate, or correct the revocation list.";
+    /// No current revocation list says whether the peer's certificate still counts.
+    RevocationUnknown = "revocation_unknown" [Handshake, Refused], "Bring the revocation lists of [[identity.crl]] up to date: `mtls-daemon certificates` says what is wrong with them.";
     /// The peer's certificate does not carry exactly one valid SPIFFE ID, or another than the expected one.
     BadSan = "bad_san" [Handshake, Refused], "The peer's certificate carries another identity than expected, or not exactly one SPIFFE ID.";
     /// The peer's trust domain is unknown here.
-    TrustDomain = "trust_domain" [Handshake, Refused], "The peer's trust domain has no bundle here: federate it, or fix the peer.";
+    TrustDomain = "trust_domain" [Handshake, Refused, Ended], "The peer's trust domain has no bundle here: federate it, or fix the peer.";
     /// The certificate may not be used for this side of TLS.
     BadEku = "bad_eku" [Handshake, Refused], "The peer's certificate lacks the extended key usage for this direction.";
     /// The chain breaks a constraint.
-    BadChain = "bad_chain" [Handshake, Refused], "The peer's certificate chain is malformed or breaks a constraint of its authority.";
+    BadChain = "bad_chain" [Handshake, Refused, Ended], "The peer's certificate chain is malformed or breaks a constraint of its authority.";
     /// No TLS version in common.
     NoCommonVersion = "no_common_version" [Handshake, Refused], "The peer does not speak TLS 1.3.";
     /// No key exchange group in common.

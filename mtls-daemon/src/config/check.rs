@@ -209,6 +209,17 @@ fn trust(draft: &Draft<'_>, identity: &Identity) {
             );
         }
     }
+    let mut listed = HashSet::new();
+    for (crl, part) in &draft.crls {
+        not_empty(part, "files", &crl.files);
+        if !listed.insert(&crl.trust_domain) {
+            part.complain(
+                part.at("trust_domain"),
+                format!("{} has revocation lists already", crl.trust_domain),
+                "name all its files in one [[identity.crl]]",
+            );
+        }
+    }
     let own_sources = draft
         .workloads
         .iter()
@@ -218,6 +229,18 @@ fn trust(draft: &Draft<'_>, identity: &Identity) {
         .chain(draft.federated.iter().map(|(f, _)| f.trust_domain.clone()))
         .chain([identity.trust_domain.clone()])
         .collect();
+    for (crl, part) in &draft.crls {
+        if draft.complete && !known.contains(&crl.trust_domain) {
+            part.complain(
+                part.at("trust_domain"),
+                format!(
+                    "nothing here is verified against the trust domain {}",
+                    crl.trust_domain
+                ),
+                "correct the name, or add [[identity.federated]] with its roots",
+            );
+        }
+    }
     for (peer, part) in &draft.peers {
         let domain = peer.spiffe_id.trust_domain();
         if draft.complete && !known.contains(&domain) {

@@ -9,6 +9,7 @@ use super::keys::{Fallback, Key, SECTIONS, Section};
 const ALTERNATIVES: &[&str] = &[
     "identity.files",
     "identity.federated",
+    "identity.crl",
     "workload.disk-ca",
     "workload.files",
 ];

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
-    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source, Udp, Unknown,
-    Workload,
+    Admin, Config, Crl, CrlDepth, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log,
+    LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source,
+    Udp, Unknown, Workload,
 };
 
 /// One table of the file.
@@ -173,6 +173,7 @@ fn identity_blocks(identity: &Identity, blocks: &mut Vec<Block>) {
         source,
         clock_skew,
         federated,
+        crls,
     } = identity;
     blocks.push(block(
         "identity",
@@ -197,6 +198,31 @@ fn identity_blocks(identity: &Identity, blocks: &mut Vec<Block>) {
             ],
         )
     }));
+    blocks.extend(crls.iter().map(crl_block));
+}
+
+fn crl_block(crl: &Crl) -> Block {
+    let Crl {
+        trust_domain,
+        files,
+        policy,
+        depth,
+    } = crl;
+    let files: Vec<_> = files.iter().map(|file| file.display()).collect();
+    let depth = match depth {
+        CrlDepth::Chain => "chain",
+        CrlDepth::Leaf => "leaf",
+    };
+    block(
+        "identity.crl",
+        Some(trust_domain.as_str()),
+        [
+            ("trust_domain", text(trust_domain)),
+            ("files", texts(&files)),
+            ("policy", text(policy)),
+            ("depth", text(depth)),
+        ],
+    )
 }
 
 fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {

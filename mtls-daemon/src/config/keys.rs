@@ -218,6 +218,20 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        path: "identity.crl", repeated: true,
+        doc: "Revocation lists of a trust domain, the node's own or a federated one. Without them, short lives do the work: a certificate that nobody renews is soon over.",
+        keys: &[
+            key("trust_domain", TrustDomain, Required, Live, r#""example.org""#,
+                "Whose certificates they are asked about."),
+            key("files", List(&Path), Required, Live, r#"["/etc/mtls-daemon/crl.pem"]"#,
+                "PEM or DER files with the lists of all issuers of the trust domain. Read again when they change."),
+            key("policy", Choice(&["hard", "soft"]), Is(r#""hard""#), Live, r#""hard""#,
+                "A certificate whose issuer has no list here, or none that is current and genuine: `hard` refuses it, `soft` takes it, logs it and counts it."),
+            key("depth", Choice(&["chain", "leaf"]), Is(r#""chain""#), Live, r#""chain""#,
+                "`chain` asks about intermediate authorities too, `leaf` about the workload's certificate alone."),
+        ],
+    },
+    Section {
         path: "workload", repeated: true,
         doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. Changed exclusions hold for new connections; any other change enrols it anew and resets its open connections.",
         keys: &[

@@ -168,6 +168,8 @@ pub struct Identity {
     pub clock_skew: Duration,
     /// Bundles of other trust domains. Live.
     pub federated: Vec<FederatedBundle>,
+    /// Revocation lists, one entry a trust domain. Live.
+    pub crls: Vec<Crl>,
 }
 
 /// Where an SVID comes from.
@@ -206,6 +208,42 @@ pub struct Files {
 pub struct FederatedBundle {
     pub trust_domain: TrustDomain,
     pub bundle: PathBuf,
+}
+
+/// `[[identity.crl]]`: revocation lists of a trust domain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Crl {
+    pub trust_domain: TrustDomain,
+    /// PEM or DER: one or more lists each; all issuers' together.
+    pub files: Vec<PathBuf>,
+    pub policy: CrlPolicy,
+    pub depth: CrlDepth,
+}
+
+/// What becomes of a certificate whose status no current list tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrlPolicy {
+    /// Refused.
+    Hard,
+    /// Taken, logged and counted.
+    Soft,
+}
+
+impl fmt::Display for CrlPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        })
+    }
+}
+
+/// Which certificates of a chain the lists are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrlDepth {
+    Leaf,
+    /// The intermediates too.
+    Chain,
 }
 
 /// `[[workload]]`: a workload of this node.

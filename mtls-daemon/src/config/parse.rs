@@ -11,8 +11,9 @@ use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
 use super::value::{Bytes, is_name};
 use super::{
-    Admin, Config, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
-    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source, Udp, Unknown, Workload,
+    Admin, Config, Crl, CrlDepth, CrlPolicy, DiskCa, FederatedBundle, Files, Identity, Kernel,
+    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source,
+    Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -28,6 +29,7 @@ pub(super) struct Draft<'r> {
     pub(super) limits: Part<'r>,
     pub(super) identity: Part<'r>,
     pub(super) federated: Vec<(FederatedBundle, Part<'r>)>,
+    pub(super) crls: Vec<(Crl, Part<'r>)>,
     pub(super) workloads: Vec<(Workload, Part<'r>)>,
     pub(super) peers: Vec<(Peer, Part<'r>)>,
     pub(super) services: Vec<(Service, Part<'r>)>,
@@ -96,7 +98,9 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let network_part = root.table("network");
     let network = network(&network_part);
     let identity_part = root.table("identity");
-    let (identity, federated) = identity(&identity_part);
+    let identity = identity(&identity_part);
+    let (federated, _) = each(&identity_part, "federated", federated);
+    let (crls, _) = each(&identity_part, "crl", crl);
     let (workloads, complete_workloads) = each(root, "workload", workload);
     let (peers, complete_peers) = each(root, "peer", peer);
     let (services, complete_services) = each(root, "service", service);
@@ -117,6 +121,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         limits: limits_part,
         identity: identity_part,
         federated,
+        crls,
         workloads,
         peers,
         services,
@@ -132,6 +137,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
 
     let mut identity = identity?;
     identity.federated = values(draft.federated);
+    identity.crls = values(draft.crls);
     Some(Config {
         node: node?,
         kernel: kernel?,
@@ -235,27 +241,40 @@ fn network(part: &Part<'_>) -> Option<Network> {
     })
 }
 
-fn identity<'r>(part: &Part<'r>) -> (Option<Identity>, Vec<(FederatedBundle, Part<'r>)>) {
+/// Without its lists, which come with their own parts.
+fn identity(part: &Part<'_>) -> Option<Identity> {
     let trust_domain = part.get("trust_domain");
     let clock_skew = part.get::<Duration>("clock_skew");
     let source = source(part);
-    let (federated, _) = each(part, "federated", |part| {
-        let trust_domain = part.get("trust_domain");
-        let bundle = part.get("bundle");
-        Some(FederatedBundle {
-            trust_domain: trust_domain?,
-            bundle: bundle?,
-        })
-    });
-    let identity = || {
-        Some(Identity {
-            trust_domain: trust_domain?,
-            source,
-            clock_skew: clock_skew?,
-            federated: Vec::new(),
-        })
-    };
-    (identity(), federated)
+    Some(Identity {
+        trust_domain: trust_domain?,
+        source,
+        clock_skew: clock_skew?,
+        federated: Vec::new(),
+        crls: Vec::new(),
+    })
+}
+
+fn federated(part: &Part<'_>) -> Option<FederatedBundle> {
+    let trust_domain = part.get("trust_domain");
+    let bundle = part.get("bundle");
+    Some(FederatedBundle {
+        trust_domain: trust_domain?,
+        bundle: bundle?,
+    })
+}
+
+fn crl(part: &Part<'_>) -> Option<Crl> {
+    let trust_domain = part.get("trust_domain");
+    let files = part.get("files");
+    let policy = part.get::<CrlPolicy>("policy");
+    let depth = part.get::<CrlDepth>("depth");
+    Some(Crl {
+        trust_domain: trust_domain?,
+        files: files?,
+        policy: policy?,
+        depth: depth?,
+    })
 }
 
 /// The source in a part, which may name one at most.

@@ -1,20 +1,22 @@
 //! Keeps one workload's identity: listens to its source, takes in what passes
 //! every check, publishes it, and says so when nothing valid is left.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::bundle::TrustBundles;
 use super::certificate::shown;
+use super::crls::NewestRevocations;
 use super::federation::Federation;
 use super::pace::Timings;
 use super::source::{Source, SourceError, Standing, Update, Updates};
 use super::store::{Renewals, WorkloadIdentity};
-use super::svid::Svid;
+use super::svid::{Svid, SvidFault};
+use super::verify::PeerFault;
 use crate::clock::Clock;
 use crate::config;
 
@@ -34,6 +36,11 @@ struct Book {
     /// The inner one is replaced when the configuration changes.
     federations: watch::Receiver<watch::Receiver<Federation>>,
     federation: watch::Receiver<Federation>,
+    revocations: NewestRevocations,
+    /// Its own authority withdrew it. It comes back if the list was wrong.
+    withdrawn: Option<Arc<Svid>>,
+    /// Makes the source ask at once.
+    hurry: Arc<Notify>,
     /// The SVID whose successor is late: said once.
     late: Option<Arc<Svid>>,
 }
@@ -47,6 +54,7 @@ impl Keeper {
         workload: &config::Workload,
         source: &dyn Source,
         mut federations: watch::Receiver<watch::Receiver<Federation>>,
+        revocations: NewestRevocations,
         clock: Clock,
         timings: Timings,
     ) -> Self {
@@ -71,6 +79,9 @@ impl Keeper {
                 own: TrustBundles::default(),
                 federations,
                 federation,
+                revocations,
+                withdrawn: None,
+                hurry: Arc::default(),
                 late: None,
             },
             timings,
@@ -87,6 +98,7 @@ impl Keeper {
             let standing = Standing {
                 held: self.book.held(),
                 failures,
+                hurry: Arc::clone(&self.book.hurry),
             };
             let news = self.book.attend_until(self.updates.next(standing)).await;
             let taken = match news {
@@ -121,15 +133,9 @@ impl Book {
         let mut news = pin!(news);
         loop {
             let (clock, alarm) = (self.clock.clone(), self.next_alarm());
-            let alarm = async {
-                match alarm {
-                    Some(at) => clock.sleep_until(at).await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
                 news = &mut news => return news,
-                () = alarm => self.ring(),
+                () = clock.ring(alarm) => self.ring(),
                 Ok(()) = self.federations.changed() => {
                     self.federation = self.federations.borrow_and_update().clone();
                     self.publish_bundles();
@@ -138,6 +144,7 @@ impl Book {
                     self.federation.mark_unchanged();
                     self.publish_bundles();
                 }
+                () = self.revocations.changed() => self.heed_revocations(),
             }
         }
     }
@@ -155,7 +162,9 @@ impl Book {
         match (update.issued, self.held()) {
             (Some(issued), held) => {
                 let id = self.published.borrow().id.clone();
-                let svid = Svid::admit(issued, &id, &bundles, now).map_err(|e| e.to_string())?;
+                let revocations = self.revocations.get();
+                let svid = Svid::admit(issued, &id, &bundles, &revocations, now)
+                    .map_err(|e| e.to_string())?;
                 let svid = match held {
                     // The same once more: what rides on it goes on.
                     Some(held) if held.key().cert == svid.key().cert => held,
@@ -166,7 +175,9 @@ impl Book {
             }
             (None, _) if update.complaint.is_some() => Err(update.complaint.unwrap_or_default()),
             (None, Some(held)) => {
-                held.check(&bundles, now).map_err(|e| e.to_string())?;
+                let revocations = self.revocations.get();
+                held.check(&bundles, &revocations, now)
+                    .map_err(|e| e.to_string())?;
                 self.publish(held, updates, None);
                 Ok(())
             }
@@ -201,6 +212,50 @@ impl Book {
         if recovered {
             tracing::info!(workload = self.workload, "identity recovered");
         }
+    }
+
+    /// The certificate at hand may have been withdrawn, or one that was may
+    /// count again.
+    fn heed_revocations(&mut self) {
+        let revocations = self.revocations.get();
+        let now = self.clock.now();
+        let bundles = self.published.borrow().bundles.clone();
+        let fault = |svid: &Svid| match svid.check(&bundles, &revocations, now) {
+            Err(fault @ SvidFault::Chain(PeerFault::Revoked(_))) => Some(fault),
+            _ => None,
+        };
+        if let Some(held) = self.held() {
+            if let Some(fault) = fault(&held) {
+                self.withdraw(held, &fault);
+            }
+        } else if let Some(svid) = self.withdrawn.take_if(|svid| fault(svid).is_none())
+            && now < svid.good_until()
+        {
+            tracing::warn!(
+                workload = self.workload, id = %svid.id(), serial = svid.serial(),
+                "the certificate is no longer on a revocation list and is used again"
+            );
+            self.published.send_modify(|state| {
+                state.svid = Some(svid);
+                state.failure = None;
+                state.generation += 1;
+            });
+        }
+    }
+
+    fn withdraw(&mut self, svid: Arc<Svid>, fault: &SvidFault) {
+        tracing::error!(
+            workload = self.workload, id = %svid.id(), serial = svid.serial(),
+            "the workload's own certificate was revoked, connections are refused until a new one comes"
+        );
+        self.published.send_modify(|state| {
+            state.svid = None;
+            state.next_renewal = None;
+            state.failure = Some(fault.to_string());
+            state.generation += 1;
+        });
+        self.withdrawn = Some(svid);
+        self.hurry.notify_one();
     }
 
     fn publish_bundles(&self) {

@@ -10,6 +10,7 @@
 // What a certificate must be.
 mod bundle;
 pub mod certificate;
+mod revocation;
 mod svid;
 mod verify;
 
@@ -21,16 +22,19 @@ mod source;
 mod watched;
 
 // How they are kept fresh.
+pub mod crls;
 mod federation;
 mod keeper;
 mod pace;
 mod store;
 
 pub use bundle::{BundleError, Root, TrustBundle, TrustBundles};
+pub use crls::NewestRevocations;
 pub use federation::Federation;
 pub use pace::{Pace, Timings};
+pub use revocation::{ListError, ListFacts, Lists, Revocation, Revocations};
 pub use source::{Next, Source, SourceError, Standing, Update, Updates};
 pub use store::{IdentityStore, NoSource, Renewals, WorkloadIdentity};
 pub use svid::{Issued, Svid, SvidFault, SvidFaults, openssl_line};
-pub use verify::{PeerFault, PeerSvid, Presenter, verify_peer};
+pub use verify::{PeerFault, PeerSvid, Presenter, Terms, verify_peer};
 pub use watched::Loaded;

@@ -84,7 +84,10 @@ impl Pace {
     pub async fn wait(&self, standing: &Standing) {
         match (&standing.held, standing.failures) {
             (None, 0) => {}
-            (Some(held), 0) => self.clock.sleep_until(self.renew_at(held)).await,
+            (Some(held), 0) => tokio::select! {
+                () = self.clock.sleep_until(self.renew_at(held)) => {}
+                () = standing.hurry.notified() => {}
+            },
             (_, failures) => tokio::time::sleep(self.backoff(failures)).await,
         }
     }

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+
 use thiserror::Error;
 
 use super::bundle::TrustBundles;
@@ -44,6 +46,8 @@ pub struct Standing {
     pub held: Option<Arc<Svid>>,
     /// Attempts in a row that brought nothing usable.
     pub failures: u32,
+    /// Told when the certificate is of no use any more before its time.
+    pub hurry: Arc<Notify>,
 }
 
 /// News. What is `None` stays as it is.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::bundle::TrustBundles;
+use super::crls::{Crls, NewestRevocations};
 use super::disk_ca::DiskCa;
 use super::federation::{self, Federation};
 use super::files::Files;
@@ -67,6 +68,7 @@ pub struct IdentityStore {
 struct State {
     config: config::Identity,
     federation: watch::Sender<watch::Receiver<Federation>>,
+    crls: Crls,
     sources: Vec<Shared>,
     workloads: HashMap<String, Kept>,
 }
@@ -88,6 +90,7 @@ impl IdentityStore {
     /// Call it within the control thread's runtime: it starts tasks there.
     pub fn new(config: config::Identity, clock: Clock, timings: Timings) -> Self {
         let federation = federation::follow(&others(&config), Federation::default(), timings);
+        let crls = Crls::follow(&config.crls, clock.clone(), timings);
         Self {
             clock,
             timings,
@@ -95,6 +98,7 @@ impl IdentityStore {
             state: Mutex::new(State {
                 config,
                 federation: watch::Sender::new(federation),
+                crls,
                 sources: Vec::new(),
                 workloads: HashMap::new(),
             }),
@@ -125,6 +129,7 @@ impl IdentityStore {
             workload,
             &*shared,
             state.federation.subscribe(),
+            state.crls.newest(),
             self.clock.clone(),
             self.timings,
         );
@@ -165,12 +170,18 @@ impl IdentityStore {
             let federation = federation::follow(&others(config), before, self.timings);
             state.federation.send_replace(federation);
         }
+        state.crls.change(&config.crls);
         state.config = config.clone();
     }
 
     /// The bundles of other trust domains, and what is wrong with them.
     pub fn federation(&self) -> Federation {
         self.state().federation.borrow().borrow().clone()
+    }
+
+    /// What is known of withdrawn certificates, from now on.
+    pub fn revocations(&self) -> NewestRevocations {
+        self.state().crls.newest()
     }
 
     /// One source serves all workloads of a trust domain that name the same.

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use super::bundle::TrustBundles;
 use super::certificate::{Facts, shown};
-use super::verify::{PeerFault, Presenter, verify_peer};
+use super::revocation::Revocations;
+use super::verify::{PeerFault, Presenter, Terms, verify_peer};
 use crate::spiffe::{SanError, SpiffeId};
 
 /// A workload's certificate chain and private key, verified to carry exactly
@@ -79,11 +80,12 @@ impl Svid {
         issued: Issued,
         wanted: &SpiffeId,
         bundles: &TrustBundles,
+        revocations: &Revocations,
         now: SystemTime,
     ) -> Result<Self, SvidFaults> {
         let key = CertifiedKey::new(issued.chain, issued.key);
         let facts = check_pair(&key, wanted, now)?;
-        let good_until = check_chain(&key, bundles, now)
+        let good_until = check_chain(&key, bundles, revocations, now)
             .map_err(|fault| SvidFaults(vec![SvidFault::Chain(fault)]))?;
         Ok(Self {
             id: wanted.clone(),
@@ -96,9 +98,15 @@ impl Svid {
         })
     }
 
-    /// Whether peers that hold `bundles` still accept it.
-    pub fn check(&self, bundles: &TrustBundles, now: SystemTime) -> Result<(), SvidFault> {
-        check_chain(&self.key, bundles, now)
+    /// Whether peers that hold `bundles`, and know of `revocations`, still
+    /// accept it.
+    pub fn check(
+        &self,
+        bundles: &TrustBundles,
+        revocations: &Revocations,
+        now: SystemTime,
+    ) -> Result<(), SvidFault> {
+        check_chain(&self.key, bundles, revocations, now)
             .map(drop)
             .map_err(SvidFault::Chain)
     }
@@ -193,12 +201,28 @@ pub(super) fn check_pair(
 }
 
 /// As peers will look at it, at either end; the earliest end in the chain.
+///
+/// A list that cannot tell is no fault of the certificate: whether peers can
+/// is theirs to say.
 fn check_chain(
     pair: &CertifiedKey,
     bundles: &TrustBundles,
+    revocations: &Revocations,
     now: SystemTime,
 ) -> Result<SystemTime, PeerFault> {
-    let judge = |presenter| verify_peer(&pair.cert, presenter, bundles, now, Duration::ZERO);
+    let judge_by = |presenter, revocations| {
+        let terms = Terms {
+            bundles,
+            revocations,
+            now,
+            skew: Duration::ZERO,
+        };
+        verify_peer(&pair.cert, presenter, &terms)
+    };
+    let judge = |presenter| match judge_by(presenter, revocations) {
+        Err(PeerFault::RevocationUnknown(..)) => judge_by(presenter, Revocations::none()),
+        judged => judged,
+    };
     let client = judge(Presenter::Client)?;
     let server = judge(Presenter::Server)?;
     Ok(client.good_until.min(server.good_until))

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
-use webpki::{EndEntityCert, VerifiedPath};
+use webpki::{EndEntityCert, RevocationOptions, VerifiedPath};
 
 use super::bundle::{TrustBundle, TrustBundles};
 use super::certificate::{Facts, shown};
+use super::revocation::{Revocation, Revocations};
 use crate::clock::unix_time;
+use crate::config::CrlPolicy;
 use crate::reason::Reason;
 use crate::spiffe::{SanError, SpiffeId, TrustDomain};
 
@@ -25,6 +27,19 @@ pub struct PeerSvid {
     /// Until when this proof counts: the earliest end in the verified chain,
     /// its root included, plus the tolerated clock skew.
     pub good_until: SystemTime,
+    /// Why no revocation list could say whether it was withdrawn, where it was
+    /// taken nevertheless.
+    pub revocation_unknown: Option<String>,
+}
+
+/// What a chain is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    pub bundles: &'a TrustBundles,
+    pub revocations: &'a Revocations,
+    pub now: SystemTime,
+    /// Tolerated difference between clocks.
+    pub skew: Duration,
 }
 
 /// Which end of the connection presented the chain.
@@ -52,8 +67,10 @@ pub enum PeerFault {
     Expired(SystemTime),
     #[error("a certificate of the peer's chain begins at {}, later than now", shown(*.0))]
     NotYetValid(SystemTime),
-    #[error("the peer's certificate is revoked")]
-    Revoked,
+    #[error("a certificate of the peer's chain is on a revocation list of {0}")]
+    Revoked(TrustDomain),
+    #[error("no revocation list of {0} says whether the peer's certificate still counts: {1}")]
+    RevocationUnknown(TrustDomain, String),
     #[error("the peer's certificate does not carry the extended key usage {0}")]
     ExtendedKeyUsage(&'static str),
     #[error("the peer presented the certificate of an authority as its own")]
@@ -79,7 +96,8 @@ impl PeerFault {
             Self::UnknownIssuer(_) => Reason::UnknownIssuer,
             Self::Expired(_) => Reason::Expired,
             Self::NotYetValid(_) => Reason::NotYetValid,
-            Self::Revoked => Reason::Revoked,
+            Self::Revoked(_) => Reason::Revoked,
+            Self::RevocationUnknown(..) => Reason::RevocationUnknown,
             Self::ExtendedKeyUsage(_) => Reason::BadEku,
             Self::LeafIsAuthority | Self::KeyUsage | Self::ChainTooLong(_) | Self::Chain(_) => {
                 Reason::BadChain
@@ -93,9 +111,7 @@ impl PeerFault {
 pub fn verify_peer(
     chain: &[CertificateDer<'_>],
     presenter: Presenter,
-    bundles: &TrustBundles,
-    now: SystemTime,
-    skew: Duration,
+    terms: &Terms<'_>,
 ) -> Result<PeerSvid, PeerFault> {
     let (leaf, intermediates) = chain.split_first().ok_or(PeerFault::NoCertificate)?;
     if chain.len() > MAX_CHAIN {
@@ -103,18 +119,29 @@ pub fn verify_peer(
     }
     let id = SpiffeId::from_certificate(leaf).map_err(PeerFault::San)?;
     let trust_domain = id.trust_domain();
-    let bundle = bundles
+    let bundle = terms
+        .bundles
         .get(&trust_domain)
-        .ok_or(PeerFault::NoBundle(trust_domain))?;
+        .ok_or_else(|| PeerFault::NoBundle(trust_domain.clone()))?;
     let facts = Facts::of(leaf).ok_or(PeerFault::Chain(webpki::Error::BadDer))?;
     check_leaf(&facts, presenter)?;
-    let above = verify_chain(leaf, intermediates, presenter, bundle, now, skew)?;
+    let chain = Chain {
+        leaf: EndEntityCert::try_from(leaf).map_err(PeerFault::Chain)?,
+        intermediates,
+        presenter,
+        bundle,
+    };
+    let (above, revocation_unknown) = match terms.revocations.get(&trust_domain) {
+        None => (chain.verify(None, terms)?, None),
+        Some(revocation) => chain.verify_unrevoked(revocation, terms)?,
+    };
     Ok(PeerSvid {
         id,
         serial: facts.serial,
         not_before: facts.not_before,
         not_after: facts.not_after,
-        good_until: facts.not_after.min(above) + skew,
+        good_until: facts.not_after.min(above) + terms.skew,
+        revocation_unknown,
     })
 }
 
@@ -151,63 +178,121 @@ fn check_leaf(leaf: &Facts, presenter: Presenter) -> Result<(), PeerFault> {
     }
 }
 
-/// The earliest end in the chain that verified, above the leaf.
-fn verify_chain(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
+/// A chain on its way to a root.
+struct Chain<'a> {
+    leaf: EndEntityCert<'a>,
+    intermediates: &'a [CertificateDer<'a>],
     presenter: Presenter,
-    bundle: &TrustBundle,
-    now: SystemTime,
-    skew: Duration,
-) -> Result<SystemTime, PeerFault> {
-    let leaf = EndEntityCert::try_from(leaf).map_err(PeerFault::Chain)?;
-    let at = |now| verify_chain_at(&leaf, intermediates, presenter, bundle, now);
-    // Within the tolerated skew there must be one moment at which the whole
-    // chain is valid.
-    let first = match at(now) {
-        Ok(end) => return Ok(end),
-        Err(fault) => fault,
-    };
-    let second = match &first {
-        _ if skew.is_zero() => None,
-        PeerFault::Expired(_) => at(now - skew).ok(),
-        PeerFault::NotYetValid(_) => at(now + skew).ok(),
-        _ => None,
-    };
-    second.ok_or(first)
+    bundle: &'a TrustBundle,
 }
 
-fn verify_chain_at(
-    leaf: &EndEntityCert<'_>,
-    intermediates: &[CertificateDer<'_>],
-    presenter: Presenter,
-    bundle: &TrustBundle,
-    now: SystemTime,
-) -> Result<SystemTime, PeerFault> {
-    let usage = match presenter {
-        Presenter::Client => webpki::KeyUsage::client_auth(),
-        Presenter::Server => webpki::KeyUsage::server_auth(),
-    };
-    let unix = unix_time(now).ok_or(PeerFault::Chain(webpki::Error::BadDerTime))?;
-    let path = leaf
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            bundle.anchors(),
-            intermediates,
-            unix,
-            usage,
-            None,
-            Some(&|path: &VerifiedPath<'_>| check_root(path, bundle, unix)),
-        )
-        .map_err(|error| fault(error, bundle))?;
-    let root = bundle.root_of(path.anchor()).map(|root| root.not_after);
-    let between = path
-        .intermediate_certificates()
-        .map(|intermediate| Some(Facts::of(&intermediate.der())?.not_after));
-    // An end that cannot be read is no end that can be kept to.
-    let ends: Option<Vec<SystemTime>> = between.chain([root]).collect();
-    ends.and_then(|ends| ends.into_iter().min())
-        .ok_or(PeerFault::Chain(webpki::Error::BadDer))
+impl Chain<'_> {
+    /// The earliest end in the chain that verified, above the leaf; and why
+    /// no list told its status, if it is taken without.
+    fn verify_unrevoked(
+        &self,
+        revocation: &Revocation,
+        terms: &Terms<'_>,
+    ) -> Result<(SystemTime, Option<String>), PeerFault> {
+        let fault = match self.verify_by_lists(revocation, true, terms) {
+            Ok(end) => return Ok((end, None)),
+            Err(fault) => fault,
+        };
+        let PeerFault::RevocationUnknown(_, why) = &fault else {
+            return Err(fault);
+        };
+        match revocation.policy() {
+            CrlPolicy::Hard => Err(fault),
+            // What the lists do say counts all the same.
+            CrlPolicy::Soft => match self.verify_by_lists(revocation, false, terms) {
+                Err(PeerFault::RevocationUnknown(..)) => self.verify(None, terms),
+                judged => judged,
+            }
+            .map(|end| (end, Some(why.clone()))),
+        }
+    }
+
+    fn verify_by_lists(
+        &self,
+        revocation: &Revocation,
+        strictly: bool,
+        terms: &Terms<'_>,
+    ) -> Result<SystemTime, PeerFault> {
+        let unknown = |why: &str| {
+            PeerFault::RevocationUnknown(self.bundle.trust_domain().clone(), why.to_owned())
+        };
+        let mut judged = Err(unknown(revocation.fault().unwrap_or("there is none")));
+        for nth in 0..revocation.choices() {
+            let asked =
+                revocation.asking(nth, strictly, |options| self.verify(Some(options), terms));
+            judged = asked.unwrap_or(judged);
+            // An issuer of the same name and another key has lists, and
+            // signatures, that look like forgeries here.
+            let perhaps_another = matches!(
+                judged,
+                Err(PeerFault::RevocationUnknown(..) | PeerFault::UnknownIssuer(_))
+            );
+            if !perhaps_another {
+                break;
+            }
+        }
+        judged
+    }
+
+    /// The earliest end in the chain that verified, above the leaf.
+    fn verify(
+        &self,
+        revocation: Option<RevocationOptions<'_>>,
+        terms: &Terms<'_>,
+    ) -> Result<SystemTime, PeerFault> {
+        let at = |now| self.verify_at(revocation, now);
+        // Within the tolerated skew there must be one moment at which the whole
+        // chain is valid.
+        let first = match at(terms.now) {
+            Ok(end) => return Ok(end),
+            Err(fault) => fault,
+        };
+        let second = match &first {
+            _ if terms.skew.is_zero() => None,
+            PeerFault::Expired(_) => at(terms.now - terms.skew).ok(),
+            PeerFault::NotYetValid(_) => at(terms.now + terms.skew).ok(),
+            _ => None,
+        };
+        second.ok_or(first)
+    }
+
+    fn verify_at(
+        &self,
+        revocation: Option<RevocationOptions<'_>>,
+        now: SystemTime,
+    ) -> Result<SystemTime, PeerFault> {
+        let usage = match self.presenter {
+            Presenter::Client => webpki::KeyUsage::client_auth(),
+            Presenter::Server => webpki::KeyUsage::server_auth(),
+        };
+        let unix = unix_time(now).ok_or(PeerFault::Chain(webpki::Error::BadDerTime))?;
+        let bundle = self.bundle;
+        let path = self
+            .leaf
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                bundle.anchors(),
+                self.intermediates,
+                unix,
+                usage,
+                revocation,
+                Some(&|path: &VerifiedPath<'_>| check_root(path, bundle, unix)),
+            )
+            .map_err(|error| fault(error, bundle))?;
+        let root = bundle.root_of(path.anchor()).map(|root| root.not_after);
+        let between = path
+            .intermediate_certificates()
+            .map(|intermediate| Some(Facts::of(&intermediate.der())?.not_after));
+        // An end that cannot be read is no end that can be kept to.
+        let ends: Option<Vec<SystemTime>> = between.chain([root]).collect();
+        ends.and_then(|ends| ends.into_iter().min())
+            .ok_or(PeerFault::Chain(webpki::Error::BadDer))
+    }
 }
 
 /// `webpki` takes a root's name and key and nothing else. An ended root and
@@ -242,6 +327,7 @@ fn check_root(
 
 fn fault(error: webpki::Error, bundle: &TrustBundle) -> PeerFault {
     let system = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    let unknown = |why| PeerFault::RevocationUnknown(bundle.trust_domain().clone(), why);
     match error {
         webpki::Error::CertExpired { not_after, .. } => PeerFault::Expired(system(not_after)),
         webpki::Error::CertNotValidYet { not_before, .. } => {
@@ -252,7 +338,18 @@ fn fault(error: webpki::Error, bundle: &TrustBundle) -> PeerFault {
         webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
             PeerFault::UnknownIssuer(bundle.trust_domain().clone())
         }
-        webpki::Error::CertRevoked => PeerFault::Revoked,
+        webpki::Error::CertRevoked => PeerFault::Revoked(bundle.trust_domain().clone()),
+        webpki::Error::UnknownRevocationStatus => unknown("its issuer has no list here".to_owned()),
+        webpki::Error::CrlExpired { next_update, .. } => unknown(format!(
+            "the list of its issuer is stale, the next one was due at {}",
+            shown(system(next_update))
+        )),
+        webpki::Error::InvalidCrlSignatureForPublicKey
+        | webpki::Error::IssuerNotCrlSigner
+        | webpki::Error::UnsupportedCrlSignatureAlgorithmContext(_)
+        | webpki::Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
+            unknown("its issuer has not signed the list that bears its name".to_owned())
+        }
         webpki::Error::CaUsedAsEndEntity => PeerFault::LeafIsAuthority,
         webpki::Error::EmptyEkuExtension | webpki::Error::RequiredEkuNotFoundContext(_) => {
             PeerFault::ExtendedKeyUsage("for this direction, through the whole chain")

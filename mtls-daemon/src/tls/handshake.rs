@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, CommonState, HandshakeKind, NamedGroup, ServerConfig,
     ServerConnection,
@@ -30,6 +30,9 @@ pub struct Handshaken<C> {
     /// May hold plaintext already.
     pub tls: C,
     pub peer: PeerSvid,
+    /// What the peer proved it by, leaf first: it is judged again when what it
+    /// is judged by changes.
+    pub chain: Vec<CertificateDer<'static>>,
     pub facts: Facts,
 }
 
@@ -115,6 +118,8 @@ where
                 return Err(failed(HandshakeFault::Protocol, None));
             }
             let facts = Facts::of(&tls, began.elapsed());
+            let chain = tls.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
             let socket = socket
                 .into_std()
                 .map_err(|error| failed(HandshakeFault::Io(error), None))?;
@@ -122,6 +127,7 @@ where
                 socket,
                 tls,
                 peer,
+                chain,
                 facts,
             })
         }

@@ -24,6 +24,7 @@ pub use handshake::{Facts, Handshaken, accept, connect};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
@@ -31,7 +32,9 @@ use rustls::{ClientConfig, ServerConfig};
 use verifier::{AnyPeer, ThePeer};
 
 use crate::clock::Clock;
-use crate::identity::{Svid, TrustBundles};
+use crate::identity::{
+    NewestRevocations, PeerFault, PeerSvid, Presenter, Svid, Terms, TrustBundles, verify_peer,
+};
 use crate::spiffe::SpiffeId;
 
 /// The one application protocol, exactly.
@@ -63,6 +66,25 @@ pub struct Judging {
     pub clock: Clock,
     /// Tolerated difference between clocks.
     pub skew: Duration,
+    pub revocations: NewestRevocations,
+}
+
+impl Judging {
+    /// Judges a chain, now.
+    pub fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        presenter: Presenter,
+        bundles: &TrustBundles,
+    ) -> Result<PeerSvid, PeerFault> {
+        let terms = Terms {
+            bundles,
+            revocations: &self.revocations.get(),
+            now: self.clock.now(),
+            skew: self.skew,
+        };
+        verify_peer(chain, presenter, &terms)
+    }
 }
 
 /// A workload's TLS settings for one SVID and one set of bundles. A newer

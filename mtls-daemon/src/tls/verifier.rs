@@ -1,5 +1,5 @@
 //! Where the TLS library asks about a peer's certificate. The judgement
-//! itself is [`verify_peer`]; what it found is left for the handshake, since
+//! itself is [`crate::identity::verify_peer`]; what it found is left for the handshake, since
 //! the library hands on nothing but an error that becomes an alert.
 
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use rustls::{
 use std::sync::Arc;
 
 use super::{Judging, provider};
-use crate::identity::{PeerFault, PeerSvid, Presenter, TrustBundles, verify_peer};
+use crate::identity::{PeerFault, PeerSvid, Presenter, TrustBundles};
 use crate::spiffe::{Claimed, SpiffeId};
 
 /// What a verifier found out in the handshake that runs around it.
@@ -86,13 +86,7 @@ fn judge(
     let mut chain = Vec::with_capacity(1 + rest.len());
     chain.push(leaf.clone());
     chain.extend_from_slice(rest);
-    verify_peer(
-        &chain,
-        presenter,
-        bundles,
-        judging.clock.now(),
-        judging.skew,
-    )
+    judging.judge(&chain, presenter, bundles)
 }
 
 /// Leaves the finding for the handshake and tells the library what alert to
@@ -118,7 +112,8 @@ fn alert_for(fault: &PeerFault) -> CertificateError {
         PeerFault::Expired(_) => CertificateError::Expired,
         PeerFault::NotYetValid(_) => CertificateError::NotValidYet,
         PeerFault::UnknownIssuer(_) | PeerFault::NoBundle(_) => CertificateError::UnknownIssuer,
-        PeerFault::Revoked => CertificateError::Revoked,
+        PeerFault::Revoked(_) => CertificateError::Revoked,
+        PeerFault::RevocationUnknown(..) => CertificateError::UnknownRevocationStatus,
         PeerFault::ExtendedKeyUsage(_) => CertificateError::InvalidPurpose,
         PeerFault::San(_) | PeerFault::UnexpectedIdentity { .. } => {
             CertificateError::NotValidForName

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use mtls_daemon::config::DiskCa;
 use mtls_daemon::identity::certificate::Facts;
 use mtls_daemon::identity::disk_ca::{self, Files};
-use mtls_daemon::identity::{Loaded, Svid, TrustBundles};
+use mtls_daemon::identity::{Loaded, Revocations, Svid, TrustBundles};
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -75,7 +75,7 @@ fn admitted(files: &Files) -> Svid {
         .issue(&id(WEB), now)
         .unwrap();
     let bundles = TrustBundles::from_iter([std::sync::Arc::clone(&files.bundle)]);
-    Svid::admit(issued, &id(WEB), &bundles, now).unwrap()
+    Svid::admit(issued, &id(WEB), &bundles, Revocations::none(), now).unwrap()
 }
 
 #[test]

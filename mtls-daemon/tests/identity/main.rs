@@ -18,5 +18,6 @@ mod files;
 mod node;
 mod openssl;
 mod renewal;
+mod revocation;
 mod store;
 mod svid;

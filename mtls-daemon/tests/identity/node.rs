@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use mtls_daemon::clock::{Clock, Hand};
-use mtls_daemon::config::{DiskCa, FederatedBundle, Files, Identity, Place, Source, Workload};
+use mtls_daemon::config::{Crl, DiskCa, FederatedBundle, Files, Identity, Place, Source, Workload};
 use mtls_daemon::identity::{IdentityStore, Timings, WorkloadIdentity};
 use tokio::sync::watch;
 
@@ -31,11 +31,25 @@ impl Node {
         source: Option<Source>,
         federated: Vec<FederatedBundle>,
     ) -> Self {
+        Self::configured(folder, source, federated, Vec::new())
+    }
+
+    pub(crate) fn with_crls(folder: Folder, source: Source, crls: Vec<Crl>) -> Self {
+        Self::configured(folder, Some(source), Vec::new(), crls)
+    }
+
+    fn configured(
+        folder: Folder,
+        source: Option<Source>,
+        federated: Vec<FederatedBundle>,
+        crls: Vec<Crl>,
+    ) -> Self {
         let config = Identity {
             trust_domain: trust_domain("example.org"),
             source,
             clock_skew: Duration::ZERO,
             federated,
+            crls,
         };
         let (clock, hand) = Clock::settable(SystemTime::now());
         let store = IdentityStore::new(config.clone(), clock.clone(), Timings::default());

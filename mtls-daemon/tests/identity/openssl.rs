@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use mtls_daemon::config::{self, DiskCa, Files};
 use mtls_daemon::identity::disk_ca;
 use mtls_daemon::identity::files;
-use mtls_daemon::identity::{Svid, TrustBundles, openssl_line};
+use mtls_daemon::identity::{Revocations, Svid, TrustBundles, openssl_line};
 
 use crate::folder::Folder;
 use crate::pki::{HOUR, WEB, id, trust_domain};
@@ -61,7 +61,7 @@ fn assert_issues(config: &DiskCa) {
     let read = read.good.unwrap();
     let issued = read.authority.unwrap().issue(&id(WEB), now).unwrap();
     let bundles = TrustBundles::from_iter([read.bundle]);
-    Svid::admit(issued, &id(WEB), &bundles, now).unwrap();
+    Svid::admit(issued, &id(WEB), &bundles, Revocations::none(), now).unwrap();
 }
 
 fn complaint_of(folder: &Folder, spiffe_id: &str) -> Option<String> {

@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use mtls_daemon::identity::Revocations;
+
 use crate::folder::Folder;
 use crate::node::{Node, generation, write_bundle, write_ca};
 use crate::pki::{Ca, DB, HOUR, WEB, in_};
@@ -125,10 +127,13 @@ async fn a_new_authority_is_taken_up_at_once_and_the_old_root_dropped() {
     // Then issue with it.
     write_ca(&node.folder, &new, &[&old, &new]);
     let issued = web.until("issued by the new one", |state| {
-        let issuer = state
-            .svid
-            .as_ref()
-            .map(|svid| svid.check(&new.bundles("example.org"), node.clock.now()));
+        let issuer = state.svid.as_ref().map(|svid| {
+            svid.check(
+                &new.bundles("example.org"),
+                Revocations::none(),
+                node.clock.now(),
+            )
+        });
         issuer == Some(Ok(()))
     });
     let issued = issued.await;

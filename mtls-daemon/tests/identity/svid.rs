@@ -3,13 +3,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use mtls_daemon::identity::{Svid, SvidFault, TrustBundles};
+use mtls_daemon::identity::{Revocations, Svid, SvidFault, TrustBundles};
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 
 use crate::pki::{Ca, DB, HOUR, Leaf, WEB, id, in_, since};
 
 fn faults(leaf: &Leaf, bundles: &TrustBundles) -> Vec<SvidFault> {
-    match Svid::admit(leaf.issued(), &id(WEB), bundles, SystemTime::now()) {
+    match Svid::admit(
+        leaf.issued(),
+        &id(WEB),
+        bundles,
+        Revocations::none(),
+        SystemTime::now(),
+    ) {
         Ok(svid) => panic!("{svid:?} was taken"),
         Err(faults) => faults.0,
     }
@@ -20,7 +26,14 @@ fn a_good_one() {
     let ca = Ca::root("root");
     let leaf = ca.intermediate("second").leaf(WEB);
     let now = SystemTime::now();
-    let svid = Svid::admit(leaf.issued(), &id(WEB), &ca.bundles("example.org"), now).unwrap();
+    let svid = Svid::admit(
+        leaf.issued(),
+        &id(WEB),
+        &ca.bundles("example.org"),
+        Revocations::none(),
+        now,
+    )
+    .unwrap();
     assert_eq!(*svid.id(), id(WEB));
     assert_eq!(svid.key().cert, leaf.chain);
     assert_eq!(svid.obtained(), now);

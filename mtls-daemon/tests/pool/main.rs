@@ -24,7 +24,7 @@ use mtls_daemon::config;
 use mtls_daemon::credentials::Credentials;
 use mtls_daemon::directory::Endpoint;
 use mtls_daemon::facts::{Facts, Newest};
-use mtls_daemon::identity::{Renewals, TrustBundles, WorkloadIdentity};
+use mtls_daemon::identity::{NewestRevocations, Renewals, TrustBundles, WorkloadIdentity};
 use mtls_daemon::metrics::{Acquire, Metrics};
 use mtls_daemon::netns::Netns;
 use mtls_daemon::pool::{Peers, Pool};
@@ -45,6 +45,7 @@ fn judging() -> Judging {
     Judging {
         clock: Clock::system(),
         skew: Duration::ZERO,
+        revocations: NewestRevocations::none(),
     }
 }
 

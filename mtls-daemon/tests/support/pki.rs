@@ -8,11 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mtls_daemon::identity::{Issued, Svid, TrustBundle, TrustBundles};
+use mtls_daemon::identity::certificate::Facts;
+use mtls_daemon::identity::{Issued, Revocations, Svid, TrustBundle, TrustBundles};
 use mtls_daemon::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -110,6 +112,24 @@ impl Ca {
         Leaf { chain, key }
     }
 
+    /// A revocation list of these serial numbers, current for an hour.
+    pub fn crl(&self, serials: &[&str]) -> CertificateRevocationList {
+        self.crl_until(HOUR, serials)
+    }
+
+    /// One whose successor is due in `life`.
+    pub fn crl_until(&self, life: Duration, serials: &[&str]) -> CertificateRevocationList {
+        let params = CertificateRevocationListParams {
+            this_update: since(HOUR),
+            next_update: in_(life),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(|serial| revoked(serial)).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
+    }
+
     /// A leaf that is used as an authority although it is none.
     pub fn misused(&self, leaf: Leaf) -> Self {
         let issuer = Issuer::from_ca_cert_der(&leaf.chain[0], leaf.key).unwrap();
@@ -128,6 +148,17 @@ impl Ca {
 
     pub fn bundles(&self, domain: &str) -> TrustBundles {
         TrustBundles::from_iter([self.bundle(domain)])
+    }
+}
+
+fn revoked(serial: &str) -> RevokedCertParams {
+    let bytes = serial.as_bytes().chunks(2);
+    let bytes = bytes.map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap());
+    RevokedCertParams {
+        serial_number: SerialNumber::from(bytes.collect::<Vec<u8>>()),
+        revocation_time: since(HOUR),
+        reason_code: None,
+        invalidity_date: None,
     }
 }
 
@@ -156,7 +187,21 @@ impl Leaf {
 
     pub fn svid(&self, id: &str, bundles: &TrustBundles) -> Arc<Svid> {
         let id = id.parse().unwrap();
-        Arc::new(Svid::admit(self.issued(), &id, bundles, SystemTime::now()).unwrap())
+        Arc::new(
+            Svid::admit(
+                self.issued(),
+                &id,
+                bundles,
+                Revocations::none(),
+                SystemTime::now(),
+            )
+            .unwrap(),
+        )
+    }
+
+    /// In hexadecimal.
+    pub fn serial(&self) -> String {
+        Facts::of(&self.chain[0]).unwrap().serial
     }
 
     pub fn chain_pem(&self) -> String {

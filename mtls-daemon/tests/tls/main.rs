@@ -21,7 +21,7 @@ mod protocol;
 use std::time::Duration;
 
 use mtls_daemon::clock::Clock;
-use mtls_daemon::identity::TrustBundles;
+use mtls_daemon::identity::{NewestRevocations, TrustBundles};
 use mtls_daemon::tls::{self, HandshakeError, Handshaken, Judging};
 use rustls::{ClientConnection, ServerConnection};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +34,7 @@ fn judging() -> Judging {
     Judging {
         clock: Clock::system(),
         skew: Duration::ZERO,
+        revocations: NewestRevocations::none(),
     }
 }
 

@@ -13,6 +13,11 @@ mesh = ["10.0.0.0/16", "fd00::/48"]
 [[identity.federated]]
 trust_domain = "partner.example"
 bundle = "/partner.pem"
+[[identity.crl]]
+trust_domain = "partner.example"
+files = ["/partner.crl", "/inter.crl"]
+policy = "soft"
+depth = "leaf"
 [[workload]]
 name = "web"
 spiffe_id = "spiffe://example.org/web"

@@ -14,9 +14,10 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::super::bundle::{TrustBundle, TrustBundles};
+use super::super::revocation::Revocations;
 use super::super::source::SourceError;
 use super::super::svid::Issued;
-use super::super::verify::{Presenter, verify_peer};
+use super::super::verify::{Presenter, Terms, verify_peer};
 use super::inspect::{AuthorityFault, AuthorityFaults, look_through, without_root};
 use super::leaf::{Leaf, signed};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -106,7 +107,13 @@ impl Authority {
             .map_err(AuthorityFault::Issue)?;
         let bundles = TrustBundles::from_iter([Arc::clone(bundle)]);
         for presenter in [Presenter::Client, Presenter::Server] {
-            let seen = verify_peer(&issued.chain, presenter, &bundles, now, Duration::ZERO)
+            let terms = Terms {
+                bundles: &bundles,
+                revocations: Revocations::none(),
+                now,
+                skew: Duration::ZERO,
+            };
+            let seen = verify_peer(&issued.chain, presenter, &terms)
                 .map_err(|fault| AuthorityFault::of_trial(fault, bundle))?;
             authority.good_until = authority.good_until.min(seen.good_until);
         }

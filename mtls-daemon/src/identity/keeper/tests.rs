@@ -1,5 +1,6 @@
 //! Keeping an identity, with a source that does as the test tells it.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -102,6 +103,7 @@ impl Setting {
             &workload(),
             &source,
             nobody.subscribe(),
+            NewestRevocations::none(),
             clock.clone(),
             timings,
         );
