@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use mtls_daemon::identity::certificate::Facts;
-use mtls_daemon::identity::{Presenter, TrustBundle, TrustBundles, pem, verify_peer};
+use mtls_daemon::identity::{
+    Presenter, Revocations, Terms, TrustBundle, TrustBundles, pem, verify_peer,
+};
 use mtls_daemon::spiffe::{Claimed, SpiffeId};
 use rustls::pki_types::CertificateDer;
 
@@ -44,7 +46,16 @@ fuzz_target!(|bytes: &[u8]| {
     for chain in chains {
         for presenter in [Presenter::Client, Presenter::Server] {
             let now = SystemTime::UNIX_EPOCH + THEN;
-            let judged = verify_peer(&chain, presenter, &BUNDLES, now, Duration::ZERO);
+            let judged = verify_peer(
+                &chain,
+                presenter,
+                &Terms {
+                    bundles: &BUNDLES,
+                    revocations: Revocations::none(),
+                    now,
+                    skew: Duration::ZERO,
+                },
+            );
             if let Ok(peer) = judged {
                 // Whoever forges a signature has found more than a bug here.
                 assert_eq!(&chain[0][..], LEAF);

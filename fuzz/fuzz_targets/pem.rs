@@ -14,7 +14,9 @@ fuzz_target!(|text: &[u8]| {
     if let Err(error) = pem::private_key(text) {
         // No line of a key file ends up in a message.
         let said = error.to_string();
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| line.len() > 40);
+        let lines = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| line.len() > 40);
         for line in lines.filter_map(|line| std::str::from_utf8(line).ok()) {
             assert!(!said.contains(line), "{said}");
         }

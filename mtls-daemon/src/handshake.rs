@@ -14,6 +14,13 @@ pub fn counted<C>(
         Ok(done) => {
             let facts = done.facts;
             metrics.handshake_done(direction, facts.resumed, facts.group, facts.took);
+            if let Some(why) = &done.peer.revocation_unknown {
+                metrics.revocation_unknown(direction);
+                tracing::warn!(
+                    peer = %done.peer.id, serial = done.peer.serial,
+                    "taken although it may have been revoked: {why}"
+                );
+            }
             Ok(done)
         }
         Err(error) => {

@@ -19,6 +19,7 @@ mod not_listening;
 mod own_address;
 mod own_loopback;
 mod reset;
+mod revocation;
 mod same_node;
 mod server_speaks_first;
 mod services;

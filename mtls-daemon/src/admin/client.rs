@@ -17,7 +17,9 @@ use tokio::time::timeout;
 
 use crate::reason::Reason;
 
-use super::reply::{ConnectionsReply, EnrolQuestion, EnrolReply, ErrorReply, StatusReply};
+use super::reply::{
+    CertificatesReply, ConnectionsReply, EnrolQuestion, EnrolReply, ErrorReply, StatusReply,
+};
 
 /// How long an answer that waits for nothing may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,6 +52,17 @@ pub struct Answer<T> {
 
 pub async fn status(socket: &Path) -> Result<Answer<StatusReply>, ClientError> {
     ask(socket, Method::GET, "/v1/status", Bytes::new(), PATIENCE).await
+}
+
+pub async fn certificates(socket: &Path) -> Result<Answer<CertificatesReply>, ClientError> {
+    ask(
+        socket,
+        Method::GET,
+        "/v1/certificates",
+        Bytes::new(),
+        PATIENCE,
+    )
+    .await
 }
 
 pub async fn connections(socket: &Path) -> Result<Answer<ConnectionsReply>, ClientError> {

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 
 use super::readiness::{self, Verdict};
 use crate::log;
-use crate::metrics::{self, NodeFigures};
+use crate::metrics::{self, NextUpdate, NodeFigures};
 
 use super::Desk;
 use super::door::Limits;
-use super::view::WorkloadState;
+use super::view::{RevocationStatus, WorkloadState};
 
 pub(super) const LIMITS: Limits = Limits {
     most: 32,
@@ -69,7 +69,7 @@ impl Desk {
     }
 
     pub(super) fn ready(&self) -> Verdict {
-        readiness::ready(&self.view.status(), &self.view.hooks())
+        readiness::ready(&self.view.status(), &self.view.hooks(), SystemTime::now())
     }
 
     fn metrics_text(&self) -> String {
@@ -80,16 +80,25 @@ impl Desk {
             workloads.filter(|workload| wanted(&workload.state)).count()
         };
         let node = NodeFigures {
-            ready: readiness::ready(&status, &kernel.hooks).good(),
+            ready: readiness::ready(&status, &kernel.hooks, SystemTime::now()).good(),
             workloads_absent: count(|state| matches!(state, WorkloadState::Absent { .. })),
             workloads_waiting: count(|state| matches!(state, WorkloadState::Waiting { .. })),
             workloads_ready: count(|state| matches!(state, WorkloadState::Ready)),
             workloads_failed: count(|state| matches!(state, WorkloadState::Failed { .. })),
             heartbeats: self.heartbeats.ages(),
             log_lines_dropped: log::dropped(),
+            crls: status.revocation.iter().flat_map(next_updates).collect(),
         };
         self.metrics.render(&kernel, &node)
     }
+}
+
+fn next_updates(of: &RevocationStatus) -> impl Iterator<Item = NextUpdate> {
+    of.lists.iter().map(|list| NextUpdate {
+        trust_domain: of.trust_domain.clone(),
+        issuer: list.issuer.clone(),
+        at: list.next_update,
+    })
 }
 
 fn judged(word: &str, verdict: &Verdict) -> Response<Full<Bytes>> {

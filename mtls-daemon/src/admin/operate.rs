@@ -21,8 +21,8 @@ use crate::reason::Reason;
 use super::Desk;
 use super::door::Limits;
 use super::reply::{
-    ConnectionsReply, DescriptorsReply, EnrolQuestion, EnrolReply, ErrorReply, HookReply, SCHEMA,
-    StatusReply, ThreadReply,
+    CertificatesReply, ConnectionsReply, DescriptorsReply, EnrolQuestion, EnrolReply, ErrorReply,
+    HookReply, SCHEMA, StatusReply, ThreadReply,
 };
 use super::view::{NodeView, WorkloadState};
 
@@ -82,6 +82,14 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>
                 schema: SCHEMA,
                 time: SystemTime::now(),
                 connections,
+            };
+            json(StatusCode::OK, &reply)
+        }
+        (&Method::GET, "/v1/certificates") => {
+            let reply = CertificatesReply {
+                schema: SCHEMA,
+                time: SystemTime::now(),
+                all: desk.view.certificates(),
             };
             json(StatusCode::OK, &reply)
         }

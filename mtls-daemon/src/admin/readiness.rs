@@ -1,9 +1,10 @@
 //! Whether the node is well, and whether it is ready: two pure judgements,
 //! and the one to tell systemd.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::view::{NodeStatus, Phase, WorkloadState};
+use crate::identity::certificate::shown;
 use crate::metrics::HookState;
 
 /// A thread that was silent for longer is stuck.
@@ -55,7 +56,7 @@ pub fn healthy(heartbeats: &[(String, Duration)], descriptors: Option<(u64, u64)
 
 /// Enforcement is attached, and every workload that is there is ready or has
 /// failed for a reason. One that fails must not take the node's others down.
-pub fn ready(status: &NodeStatus, hooks: &[HookState]) -> Verdict {
+pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdict {
     let mut verdict = Verdict::default();
     match status.phase {
         Phase::Starting => verdict.problems.push("starting".to_owned()),
@@ -92,6 +93,31 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState]) -> Verdict {
             verdict.alarms.push(alarm);
         }
     }
+    for bundle in &status.trust_bundles {
+        if let Some(error) = &bundle.error {
+            let domain = &bundle.trust_domain;
+            verdict
+                .alarms
+                .push(format!("the trust bundle of {domain} is not read: {error}"));
+        }
+    }
+    for revocation in &status.revocation {
+        let (domain, policy) = (&revocation.trust_domain, &revocation.policy);
+        if let Some(error) = &revocation.error {
+            verdict.alarms.push(format!(
+                "the revocation lists of {domain} ({policy}) cannot be asked: {error}"
+            ));
+        }
+        for list in &revocation.lists {
+            if list.next_update <= now {
+                verdict.alarms.push(format!(
+                    "the revocation list of {} ({policy}) is stale since {}",
+                    list.issuer,
+                    shown(list.next_update)
+                ));
+            }
+        }
+    }
     if let Some(error) = &status.config.reload_error {
         let first = error.lines().next().unwrap_or_default();
         let alarm = format!("the last reload was refused: {first}");
@@ -107,6 +133,8 @@ mod tests {
 
     use super::*;
     use crate::reason::Reason;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn attached(attached: bool) -> [HookState; 1] {
         [HookState {
@@ -142,7 +170,7 @@ mod tests {
             reason: Reason::NoCert,
             detail: "no key".to_owned(),
         };
-        let verdict = ready(&status, &attached(true));
+        let verdict = ready(&status, &attached(true), NOW);
         assert!(verdict.good(), "{verdict:?}");
         assert_eq!(verdict.alarms, ["workload web has failed: no_cert: no key"]);
     }
@@ -153,7 +181,7 @@ mod tests {
         status.workloads[0].state = WorkloadState::Waiting {
             detail: "certificate".to_owned(),
         };
-        let verdict = ready(&status, &attached(false));
+        let verdict = ready(&status, &attached(false), NOW);
         assert_eq!(
             verdict.problems,
             [
@@ -161,7 +189,7 @@ mod tests {
                 "workload web is waiting: certificate"
             ]
         );
-        assert!(!ready(&samples::status(), &[]).good());
+        assert!(!ready(&samples::status(), &[], NOW).good());
     }
 
     #[test]
@@ -170,6 +198,30 @@ mod tests {
         status.phase = Phase::Draining {
             deadline: std::time::UNIX_EPOCH,
         };
-        assert_eq!(ready(&status, &attached(true)).problems, ["draining"]);
+        assert_eq!(ready(&status, &attached(true), NOW).problems, ["draining"]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_asked_alarms() {
+        let mut status = samples::status();
+        status.revocation = vec![samples::revocation()];
+        let late = status.revocation[0].lists[0].next_update;
+        assert!(ready(&status, &attached(true), NOW).alarms.is_empty());
+        let verdict = ready(&status, &attached(true), late);
+        assert!(verdict.good(), "{verdict:?}");
+        assert!(
+            verdict.alarms[0].contains("CN=root (hard) is stale since"),
+            "{verdict:?}"
+        );
+        status.revocation[0].error = Some("/crl.pem: it is damaged".to_owned());
+        status.trust_bundles[0].error = Some("/b.pem: it is damaged".to_owned());
+        let alarms = ready(&status, &attached(true), NOW).alarms;
+        assert_eq!(
+            alarms,
+            [
+                "the trust bundle of example.org is not read: /b.pem: it is damaged",
+                "the revocation lists of example.org (hard) cannot be asked: /crl.pem: it is damaged"
+            ]
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::readiness::Verdict;
 use crate::reason::Reason;
 
 use super::text;
-use super::view::{Connection, EnrolRequest, NodeStatus, WorkloadState};
+use super::view::{Certificates, Connection, EnrolRequest, NodeStatus, WorkloadState};
 
 /// Version of the JSON. Fields may be added within a version; none changes
 /// its meaning or goes away.
@@ -52,6 +52,15 @@ pub struct ConnectionsReply {
     #[serde(with = "text::time")]
     pub time: SystemTime,
     pub connections: Vec<Connection>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertificatesReply {
+    pub schema: u32,
+    #[serde(with = "text::time")]
+    pub time: SystemTime,
+    #[serde(flatten)]
+    pub all: Certificates,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@ use crate::reason::Reason;
 use crate::trace::ConnectionId;
 
 use super::view::{
-    ConfigStatus, Connection, ConnectionDirection, NodeStatus, Phase, Stage, SvidStatus,
+    CertificateStatus, Certificates, ConfigStatus, Connection, ConnectionDirection, NodeStatus,
+    Phase, RevocationListStatus, RevocationStatus, RootStatus, Stage, SvidStatus,
     TrustBundleStatus, WorkloadState, WorkloadStatus,
 };
 
@@ -45,9 +46,61 @@ pub(crate) fn status() -> NodeStatus {
             trust_domain: "example.org".parse().unwrap(),
             roots: 1,
             generation: 1,
+            error: None,
         }],
+        revocation: Vec::new(),
         peers: 2,
         services: 1,
+    }
+}
+
+pub(crate) fn revocation() -> RevocationStatus {
+    let started = status().started;
+    RevocationStatus {
+        trust_domain: "example.org".parse().unwrap(),
+        policy: "hard".to_owned(),
+        depth: "chain".to_owned(),
+        error: None,
+        lists: vec![RevocationListStatus {
+            issuer: "CN=root".to_owned(),
+            this_update: started,
+            next_update: started + Duration::from_secs(7200),
+            entries: 3,
+        }],
+    }
+}
+
+pub(crate) fn certificates() -> Certificates {
+    let started = status().started;
+    let good = CertificateStatus {
+        workload: "web".to_owned(),
+        identity: "spiffe://example.org/web".parse().unwrap(),
+        source: "disk-ca".to_owned(),
+        svid: status().workloads.remove(0).svid,
+        next_renewal: Some(started + Duration::from_secs(1700)),
+        renewals_succeeded: 4,
+        renewals_failed: 1,
+        error: None,
+    };
+    let bad = CertificateStatus {
+        workload: "cache".to_owned(),
+        identity: "spiffe://example.org/cache".parse().unwrap(),
+        source: "files".to_owned(),
+        svid: None,
+        next_renewal: None,
+        renewals_succeeded: 0,
+        renewals_failed: 2,
+        error: Some("/cache.pem: No such file or directory".to_owned()),
+    };
+    Certificates {
+        certificates: vec![good, bad],
+        roots: vec![RootStatus {
+            trust_domain: "example.org".parse().unwrap(),
+            subject: "CN=root".to_owned(),
+            not_before: started,
+            not_after: started + Duration::from_secs(864_000),
+        }],
+        revocation: vec![revocation()],
     }
 }
 

@@ -16,7 +16,9 @@ use crate::metrics::{HookState, KernelFigures};
 use crate::reason::Reason;
 use client::ClientError;
 use reply::EnrolQuestion;
-use view::{Connection, EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, WorkloadState};
+use view::{
+    Certificates, Connection, EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, WorkloadState,
+};
 
 /// A node whose state the test sets.
 struct Fake {
@@ -25,6 +27,10 @@ struct Fake {
 }
 
 impl NodeView for Fake {
+    fn certificates(&self) -> Certificates {
+        samples::certificates()
+    }
+
     fn status(&self) -> NodeStatus {
         self.status.borrow().clone()
     }
@@ -203,6 +209,8 @@ fn status_and_connections_arrive_as_they_were_sent() {
             assert_eq!(web["svid"]["not_after"], "2027-01-15T09:00:00Z");
             let connections = client::connections(&socket).await.unwrap();
             assert_eq!(connections.reply.connections, [samples::connection()]);
+            let certificates = client::certificates(&socket).await.unwrap();
+            assert_eq!(certificates.reply.all, samples::certificates());
         },
         &folder,
     );

@@ -91,6 +91,32 @@ pub(super) mod time {
     }
 }
 
+/// The same, where there may be none.
+pub(super) mod option_time {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        at: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => time::serialize(at, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        let time = text.map(|text| text.parse::<jiff::Timestamp>());
+        let time = time.transpose().map_err(D::Error::custom)?;
+        Ok(time.map(SystemTime::from))
+    }
+}
+
 /// Durations: seconds, with fractions.
 pub(super) mod seconds {
     use std::time::Duration;

@@ -24,6 +24,9 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub trait NodeView {
     fn status(&self) -> NodeStatus;
 
+    /// The workloads' certificates, and what peers' are judged by.
+    fn certificates(&self) -> Certificates;
+
     /// Whether the hooks are attached, read now.
     fn hooks(&self) -> Vec<HookState>;
 
@@ -55,6 +58,8 @@ pub struct NodeStatus {
     pub phase: Phase,
     pub workloads: Vec<WorkloadStatus>,
     pub trust_bundles: Vec<TrustBundleStatus>,
+    /// Of the trust domains that have revocation lists.
+    pub revocation: Vec<RevocationStatus>,
     /// Workloads of other nodes that the directory knows.
     pub peers: usize,
     pub services: usize,
@@ -133,6 +138,68 @@ pub struct TrustBundleStatus {
     pub trust_domain: TrustDomain,
     pub roots: usize,
     pub generation: u64,
+    /// Why the newest state of its file is not in force, if it is not.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RevocationStatus {
+    #[serde(with = "text")]
+    pub trust_domain: TrustDomain,
+    /// `hard` or `soft`.
+    pub policy: String,
+    /// `chain` or `leaf`.
+    pub depth: String,
+    /// Why there is no list to ask, if there is none.
+    pub error: Option<String>,
+    pub lists: Vec<RevocationListStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RevocationListStatus {
+    pub issuer: String,
+    #[serde(with = "text::time")]
+    pub this_update: SystemTime,
+    #[serde(with = "text::time")]
+    pub next_update: SystemTime,
+    pub entries: usize,
+}
+
+/// Everything about certificates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Certificates {
+    pub certificates: Vec<CertificateStatus>,
+    pub roots: Vec<RootStatus>,
+    pub revocation: Vec<RevocationStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    pub workload: String,
+    #[serde(with = "text")]
+    pub identity: SpiffeId,
+    /// Where it comes from: disk-ca, files, ...
+    pub source: String,
+    /// `None`: the workload has none, and its connections are refused.
+    pub svid: Option<SvidStatus>,
+    /// When the source is asked again; `None`: it sends by itself.
+    #[serde(with = "text::option_time")]
+    pub next_renewal: Option<SystemTime>,
+    pub renewals_succeeded: u64,
+    pub renewals_failed: u64,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RootStatus {
+    #[serde(with = "text")]
+    pub trust_domain: TrustDomain,
+    pub subject: String,
+    #[serde(with = "text::time")]
+    pub not_before: SystemTime,
+    #[serde(with = "text::time")]
+    pub not_after: SystemTime,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

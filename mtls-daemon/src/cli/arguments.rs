@@ -42,6 +42,8 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Show the node: workloads, certificates, hooks, threads, what is wrong.
     Status(Ask),
+    /// Show the workloads' certificates, the roots and the revocation lists.
+    Certificates(Ask),
     /// List the connections that the daemon carries now.
     Connections(Connections),
     /// Enrol a workload of this node.

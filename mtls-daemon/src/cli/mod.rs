@@ -2,6 +2,7 @@
 //! to standard error, and the exit status says which it was.
 
 mod arguments;
+mod certificates;
 mod config;
 mod connections;
 mod enrol;
@@ -55,6 +56,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Config(ConfigCommand::Show { config, .. }) => config::show(&config),
         Command::Config(ConfigCommand::Example) => say(&crate::config::example()),
         Command::Status(asked) => status::command(&asked),
+        Command::Certificates(asked) => certificates::command(&asked),
         Command::Connections(asked) => connections::command(&asked),
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::admin::client;
 use crate::admin::reply::StatusReply;
-use crate::admin::view::{Phase, WorkloadState, WorkloadStatus};
+use crate::admin::view::{NodeStatus, Phase, WorkloadState, WorkloadStatus};
 
 use super::arguments::Ask;
 use super::humane::{count, duration, time, until};
@@ -68,6 +68,7 @@ fn show(reply: &StatusReply) -> String {
         .map(|bundle| format!("{} ({})", bundle.trust_domain, count(bundle.roots, "root")))
         .collect();
     let _ = writeln!(out, "trust    {}", or_none(&bundles.join(", ")));
+    let _ = writeln!(out, "revoked  {}", revocation(status));
     let _ = writeln!(
         out,
         "mesh     {}, {}, {}",
@@ -94,6 +95,19 @@ fn hooks(reply: &StatusReply) -> String {
     match missing.as_slice() {
         [] => format!("{attached} attached"),
         _ => format!("{attached} attached, MISSING: {}", missing.join(", ")),
+    }
+}
+
+fn revocation(status: &NodeStatus) -> String {
+    let asked = status.revocation.iter().map(|one| {
+        let lists = count(one.lists.len(), "list");
+        format!("{} ({}, {lists})", one.trust_domain, one.policy)
+    });
+    match asked.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => {
+            "no lists configured: certificates count until they end".to_owned()
+        }
+        some => some,
     }
 }
 
@@ -225,6 +239,7 @@ hooks    1 attached
 threads  control
 files    30 of 65536 descriptors
 trust    example.org (1 root)
+revoked  no lists configured: certificates count until they end
 mesh     1 workload, 2 peers, 1 service
 
 WORKLOAD  STATE  MODE    IDENTITY                  ADDRESSES          CERTIFICATE ENDS  CONNECTIONS  PLACE
@@ -240,7 +255,7 @@ web       ready  strict  spiffe://example.org/web  10.0.1.4, fd00::4  in 43m 20s
         reply.status.workloads.push(samples::failed());
         reply.status.config.restart_needed = vec!["metrics.listen".to_owned()];
         reply.status.config.reload_error = Some("c.toml:1:1: x\nc.toml:2:1: y".to_owned());
-        reply.ready = readiness::ready(&reply.status, &[]);
+        reply.ready = readiness::ready(&reply.status, &[], reply.time);
         let shown = show(&reply);
         for expected in [
             "state    serving, NOT READY, healthy\n",

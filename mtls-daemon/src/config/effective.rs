@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, Crl, CrlDepth, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log,
-    LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source,
-    Udp, Unknown, Workload,
+    Admin, Config, Crl, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
+    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source, Udp, Unknown,
+    Workload,
 };
 
 /// One table of the file.
@@ -209,10 +209,6 @@ fn crl_block(crl: &Crl) -> Block {
         depth,
     } = crl;
     let files: Vec<_> = files.iter().map(|file| file.display()).collect();
-    let depth = match depth {
-        CrlDepth::Chain => "chain",
-        CrlDepth::Leaf => "leaf",
-    };
     block(
         "identity.crl",
         Some(trust_domain.as_str()),

@@ -246,6 +246,15 @@ pub enum CrlDepth {
     Chain,
 }
 
+impl fmt::Display for CrlDepth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaf => "leaf",
+            Self::Chain => "chain",
+        })
+    }
+}
+
 /// `[[workload]]`: a workload of this node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {

@@ -78,6 +78,10 @@ families! {
         "Attempts to obtain a certificate for a workload of this node.";
     TRUST_BUNDLE_ROOTS = Gauge "mtls_trust_bundle_roots" ["trust_domain"]
         "Root certificates in the trust bundle of a configured trust domain.";
+    CRL_NEXT_UPDATE = Gauge "mtls_crl_next_update_timestamp_seconds" ["trust_domain", "issuer"]
+        "When the successor of a revocation list is due, in Unix time; past it the list is stale.";
+    REVOCATION_UNKNOWN = Counter "mtls_revocation_unknown_total" ["direction"]
+        "Peers taken although no revocation list told their status (policy soft).";
     CONFIG_RELOADS = Counter "mtls_config_reloads_total" ["result"]
         "Reloads of the configuration; after an error the old one stays in force.";
     CONFIG_LOADED = Gauge "mtls_config_loaded_timestamp_seconds" []

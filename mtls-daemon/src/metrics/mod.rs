@@ -53,6 +53,7 @@ struct Shard {
     bytes: Table<(Direction, Towards)>,
     limits: Table<Limit>,
     unknown_workloads: Cell,
+    revocation_unknown: Table<Direction>,
 }
 
 /// What changes rarely, set by the control thread.
@@ -108,6 +109,16 @@ pub struct NodeFigures {
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
     pub log_lines_dropped: u64,
+    pub crls: Vec<NextUpdate>,
+}
+
+/// When the successor of a revocation list is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextUpdate {
+    pub trust_domain: TrustDomain,
+    /// As the operator's own file names it.
+    pub issuer: String,
+    pub at: SystemTime,
 }
 
 impl Metrics {
@@ -200,6 +211,9 @@ impl Metrics {
         });
         sheet.table(families::BYTES, shards, |s| &s.bytes);
         sheet.table(families::LIMIT_REACHED, shards, |s| &s.limits);
+        sheet.table(families::REVOCATION_UNKNOWN, shards, |s| {
+            &s.revocation_unknown
+        });
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
     }
@@ -317,6 +331,10 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     let dropped = node.log_lines_dropped;
     sheet.count(families::LOG_LINES_DROPPED, &[], dropped);
     sheet.count(families::READY, &[], u64::from(node.ready));
+    for crl in &node.crls {
+        let labels = [crl.trust_domain.as_str(), &crl.issuer];
+        sheet.number(families::CRL_NEXT_UPDATE, &labels, unix_seconds(crl.at));
+    }
     for (thread, age) in &node.heartbeats {
         sheet.number(families::HEARTBEAT_AGE, &[thread], age.as_secs_f64());
     }
@@ -355,6 +373,11 @@ impl ThreadMetrics {
         let labels = (direction, Handshake::Failed);
         self.shard.handshakes.at(labels).add(1);
         self.shard.handshake_failures.at((direction, reason)).add(1);
+    }
+
+    /// A peer was taken although no revocation list told its status.
+    pub fn revocation_unknown(&self, direction: Direction) {
+        self.shard.revocation_unknown.at(direction).add(1);
     }
 
     pub fn pool_acquired(&self, how: Acquire) {

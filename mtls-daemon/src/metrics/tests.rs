@@ -39,6 +39,11 @@ fn full_scrape(metrics: &Metrics) -> String {
     let node = NodeFigures {
         ready: true,
         workloads_ready: 1,
+        crls: vec![NextUpdate {
+            trust_domain: id.trust_domain(),
+            issuer: "CN=root".to_owned(),
+            at: UNIX_EPOCH + Duration::from_secs(2000),
+        }],
         heartbeats: vec![("worker-0".to_owned(), Duration::from_millis(500))],
         ..NodeFigures::default()
     };

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::admin::view::{
-    ConfigStatus, Connection, ConnectionDirection, EnrolRefusal, EnrolRequest, LocalFuture,
-    NodeStatus, NodeView, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
+    CertificateStatus, Certificates, ConfigStatus, Connection, ConnectionDirection, EnrolRefusal,
+    EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus, RevocationStatus,
+    RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
 };
 use crate::config::{Config, Workload};
 use crate::flow::Snapshot;
+use crate::identity::{Revocation, Svid, TrustBundle};
 use crate::kernel::Kernel;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
 use crate::netns::Netns;
 use crate::reason::Reason;
+use crate::spiffe::TrustDomain;
 use crate::workload::locate;
 
 use super::Node;
@@ -41,9 +44,28 @@ impl NodeView for Node {
                 .values()
                 .map(|enrolled| self.workload_status(enrolled))
                 .collect(),
-            trust_bundles: trust_bundles(workloads.values()),
+            trust_bundles: self.trust_bundles(workloads.values()),
+            revocation: self.revocation_statuses(),
             peers: config.peers.len(),
             services: config.services.len(),
+        }
+    }
+
+    fn certificates(&self) -> Certificates {
+        let workloads = self.workloads.borrow();
+        let mut roots = BTreeMap::new();
+        for enrolled in workloads.values() {
+            for bundle in enrolled.identity.borrow().bundles.iter() {
+                roots.insert(bundle.trust_domain().clone(), Arc::clone(bundle));
+            }
+        }
+        Certificates {
+            certificates: workloads.values().map(certificate).collect(),
+            roots: roots
+                .values()
+                .flat_map(|bundle| root_statuses(bundle))
+                .collect(),
+            revocation: self.revocation_statuses(),
         }
     }
 
@@ -107,16 +129,52 @@ impl Node {
             place: enrolled.wanted.place.clone(),
             mode: enrolled.mode,
             state: enrolled.state(),
-            svid: identity.svid.as_ref().map(|svid| SvidStatus {
-                not_before: svid.not_before(),
-                not_after: svid.not_after(),
-                serial: svid.serial().to_owned(),
-            }),
+            svid: identity.svid.as_deref().map(svid_status),
             renewal_error: identity.failure.as_ref().map(ToString::to_string),
             netns_cookie: enrolled.cookie().map(|cookie| cookie.0),
             addresses: enrolled.wanted.addresses.clone(),
             connections: enrolled.connections(),
         }
+    }
+
+    fn trust_bundles<'a>(
+        &self,
+        workloads: impl Iterator<Item = &'a Enrolled>,
+    ) -> Vec<TrustBundleStatus> {
+        let mut federation = self.identities.federation();
+        let mut newest = BTreeMap::new();
+        for enrolled in workloads {
+            for bundle in enrolled.identity.borrow().bundles.iter() {
+                let status = TrustBundleStatus {
+                    trust_domain: bundle.trust_domain().clone(),
+                    roots: bundle.roots().len(),
+                    generation: bundle.generation(),
+                    error: federation.failures.get(bundle.trust_domain()).cloned(),
+                };
+                newest.insert(bundle.trust_domain().clone(), status);
+            }
+        }
+        // What was never read shows too.
+        federation
+            .failures
+            .retain(|name, _| !newest.contains_key(name));
+        let missing = federation
+            .failures
+            .into_iter()
+            .map(|(trust_domain, error)| TrustBundleStatus {
+                trust_domain,
+                roots: 0,
+                generation: 0,
+                error: Some(error),
+            });
+        newest.into_values().chain(missing).collect()
+    }
+
+    fn revocation_statuses(&self) -> Vec<RevocationStatus> {
+        let all = self.identities.revocations().get();
+        all.iter()
+            .map(|(trust_domain, revocation)| revocation_status(trust_domain, revocation))
+            .collect()
     }
 
     fn enrol_now(&self, request: EnrolRequest) -> Result<String, EnrolRefusal> {
@@ -215,19 +273,51 @@ fn is_global(address: &IpAddr) -> bool {
     }
 }
 
-fn trust_bundles<'a>(workloads: impl Iterator<Item = &'a Enrolled>) -> Vec<TrustBundleStatus> {
-    let mut newest = BTreeMap::new();
-    for enrolled in workloads {
-        for bundle in enrolled.identity.borrow().bundles.iter() {
-            let status = TrustBundleStatus {
-                trust_domain: bundle.trust_domain().clone(),
-                roots: bundle.roots().len(),
-                generation: bundle.generation(),
-            };
-            newest.insert(bundle.trust_domain().clone(), status);
-        }
+fn certificate(enrolled: &Enrolled) -> CertificateStatus {
+    let identity = enrolled.identity.borrow();
+    CertificateStatus {
+        workload: enrolled.wanted.name.clone(),
+        identity: identity.id.clone(),
+        source: identity.source.to_owned(),
+        svid: identity.svid.as_deref().map(svid_status),
+        next_renewal: identity.next_renewal,
+        renewals_succeeded: identity.renewals.succeeded,
+        renewals_failed: identity.renewals.failed,
+        error: identity.failure.clone(),
     }
-    newest.into_values().collect()
+}
+
+fn svid_status(svid: &Svid) -> SvidStatus {
+    SvidStatus {
+        not_before: svid.not_before(),
+        not_after: svid.not_after(),
+        serial: svid.serial().to_owned(),
+    }
+}
+
+fn root_statuses(bundle: &TrustBundle) -> impl Iterator<Item = RootStatus> {
+    bundle.roots().iter().map(|root| RootStatus {
+        trust_domain: bundle.trust_domain().clone(),
+        subject: root.subject.clone(),
+        not_before: root.not_before,
+        not_after: root.not_after,
+    })
+}
+
+fn revocation_status(trust_domain: &TrustDomain, revocation: &Revocation) -> RevocationStatus {
+    let lists = revocation.lists().iter().map(|list| RevocationListStatus {
+        issuer: list.issuer.clone(),
+        this_update: list.this_update,
+        next_update: list.next_update,
+        entries: list.entries,
+    });
+    RevocationStatus {
+        trust_domain: trust_domain.clone(),
+        policy: revocation.policy().to_string(),
+        depth: revocation.depth().to_string(),
+        error: revocation.fault().map(str::to_owned),
+        lists: lists.collect(),
+    }
 }
 
 fn connection(worker: usize, snapshot: &Snapshot) -> Connection {

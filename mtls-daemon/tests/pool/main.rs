@@ -108,7 +108,7 @@ impl Stage {
         let (sender, receiver) = watch::channel(identity(ca, 1));
         let pool = Rc::new(Pool {
             tunnel_loop,
-            tunnels: Rc::new(Tunnels::new(newest.clone())),
+            tunnels: Rc::new(Tunnels::new(newest.clone(), judging())),
             facts: newest,
             credentials: Rc::new(Credentials::new(judging())),
             metrics: Metrics::new(SystemTime::now()).thread(),

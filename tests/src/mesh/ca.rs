@@ -3,14 +3,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 
 use crate::error::{Doing, Error, Result};
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A root authority of a trust domain, with its files.
 pub struct Ca {
@@ -57,6 +61,33 @@ impl Ca {
         format!("spiffe://{}/{workload}", self.trust_domain)
     }
 
+    /// Writes the list of what it has withdrawn, by serial numbers in
+    /// hexadecimal.
+    pub fn revoke(&self, list: &Path, serials: &[&str]) -> Result {
+        let now = SystemTime::now();
+        let revoked = serials.iter().map(|serial| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from(bytes(serial)?),
+                revocation_time: now.into(),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        });
+        let params = CertificateRevocationListParams {
+            this_update: (now - DAY).into(),
+            next_update: (now + DAY).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect::<Result<_>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let made = params.signed_by(&self.issuer).map_err(unissued)?;
+        // In one step, as who keeps lists does.
+        let new = list.with_extension("new");
+        write(&new, &made.pem().map_err(unissued)?, 0o644)?;
+        fs::rename(&new, list).doing(|| format!("replacing {}", list.display()))
+    }
+
     /// A certificate for any identity, of this trust domain or another.
     pub fn leaf(&self, name: &str, identity: &str) -> Result<Leaf> {
         let mut params = CertificateParams::default();
@@ -79,6 +110,15 @@ impl Ca {
             bundle: self.certificate.clone(),
         })
     }
+}
+
+fn bytes(hexadecimal: &str) -> Result<Vec<u8>> {
+    let digits: Vec<char> = hexadecimal.chars().collect();
+    let pairs = digits.chunks(2).map(|pair| {
+        u8::from_str_radix(&pair.iter().collect::<String>(), 16)
+            .map_err(|error| Error::Unexpected(format!("{hexadecimal} is no number: {error}")))
+    });
+    pairs.collect()
 }
 
 fn named(name: &str) -> DistinguishedName {
