@@ -33,7 +33,7 @@ impl NewestRevocations {
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The daemon is on its way out.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
