@@ -1,10 +1,13 @@
 //! An original destination is kept just as long as somebody may ask for it.
 
+use std::fs;
+
 use mtls_daemon::addr::OriginalDst;
 use mtls_daemon::kernel::ListenerKind;
 use mtls_tests::deadline::{Deadline, wait_for};
+use mtls_tests::player::Client;
 use mtls_tests::script::{Connect, SocketKind, Step};
-use mtls_tests::{Family, Result, ensure, ensure_eq, play, two_nodes};
+use mtls_tests::{Family, Pod, Result, ensure, ensure_eq, play, two_nodes};
 
 use super::stage::Stage;
 
@@ -29,8 +32,7 @@ fn kernel_keeps_the_destination_of_who_left_early() -> Result {
             let mut gone = client
                 .connect_as(Connect::to(to, [Step::Say("in a hurry".into())]).socket(only))?;
             ensure(gone.ended()?.is_well(), || "it could not send")?;
-            // Its process, and with it every socket, is gone.
-            gone.process().wait(Deadline::default())?;
+            wait_until_nothing_is_left(&client, gone)?;
             let (accepted, original) = post.accept_captured(&mut stage, kind)?;
             ensure_eq(original, Some(OriginalDst(to)), "where it went")?;
             accepted.talk("in a hurry", "")?;
@@ -50,7 +52,7 @@ fn kernel_drops_the_destinations_of_a_dead_daemon() -> Result {
         let to = server.at(Family::V4, 8080);
         let mut gone = client.connect_as(Connect::to(to, [Step::Say("in a hurry".into())]))?;
         ensure(gone.ended()?.is_well(), || "it could not send")?;
-        gone.process().wait(Deadline::default())?;
+        wait_until_nothing_is_left(&client, gone)?;
         ensure_eq(stage.entries("ORIGINAL_DST")?, 1, "destinations kept")?;
         post.close();
         stage.stop();
@@ -100,4 +102,31 @@ fn kernel_knows_nothing_of_who_dials_the_capture_address() -> Result {
         drop(accepted);
         ensure_eq(dialling.ended()?.error(), "ECONNRESET", "its end")
     })
+}
+
+/// Waits until a client's process is gone, and its sockets with it: the kernel
+/// turns one without an owner into a time-wait entry as soon as its FIN is
+/// acknowledged, which may take 40 ms.
+fn wait_until_nothing_is_left(pod: &Pod, mut client: Client) -> Result {
+    client.process().wait(Deadline::default())?;
+    wait_for(
+        Deadline::default(),
+        || "the client's FIN to be acknowledged",
+        || {
+            let tables = pod.netns().run(|| {
+                ["tcp", "tcp6"].map(|table| {
+                    fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default()
+                })
+            })?;
+            let acknowledged = !tables.iter().any(|table| has_fin_wait_1(table));
+            Ok(acknowledged.then_some(()))
+        },
+    )
+}
+
+/// The fourth field is the state.
+fn has_fin_wait_1(table: &str) -> bool {
+    table
+        .lines()
+        .any(|line| line.split_whitespace().nth(3) == Some("04"))
 }

@@ -6,6 +6,7 @@ mod stage;
 mod captures;
 mod handoff;
 mod inbound;
+mod lacks;
 mod names;
 mod passes;
 mod raw_sockets;

@@ -45,7 +45,11 @@ fn kernel_is_adopted_without_a_gap() -> Result {
             stage.start()?;
             let slots = stage.enrol_only(&pod, &post.netns, |_| {})?;
             post.listen(&mut stage, &slots)?;
-            stage.kernel().attach().said()?;
+            // More replacements than restarts: a gap would be short.
+            for _ in 0..20 {
+                stage.kernel().attach().said()?;
+                stage.enrol_only(&pod, &post.netns, |_| {})?;
+            }
             restarts += 1;
         }
         post.close();
@@ -56,6 +60,11 @@ fn kernel_is_adopted_without_a_gap() -> Result {
             ensure_eq(through, 0, "connections that got through")?;
         }
         ensure(restarts >= 3, || format!("only {restarts} restarts"))?;
+        // Nor was there a gap behind which the gates stood.
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let caught = stage.count(hook, Outcome::Dropped)?;
+            ensure_eq(caught, 0, &format!("caught by the {hook:?} gate"))?;
+        }
         for server in [&mut outside, &mut inside] {
             ensure(server.has_nothing_to_tell()?, || "something got through")?;
         }
