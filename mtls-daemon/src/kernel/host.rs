@@ -16,17 +16,20 @@ const OLDEST: (u32, u32) = (6, 1);
 
 /// The kernel's version and this process's rights.
 pub(super) fn check() -> Result<(), KernelError> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .on("reading", Path::new("/proc/sys/kernel/osrelease"))?;
-    let release = release.trim();
+    let read = |path: &'static str| fs::read_to_string(path).on("reading", Path::new(path));
+    judge(
+        read("/proc/sys/kernel/osrelease")?.trim(),
+        &read("/proc/thread-self/status")?,
+    )
+}
+
+fn judge(release: &str, status: &str) -> Result<(), KernelError> {
     if version(release).is_some_and(|version| version < OLDEST) {
         return Err(KernelError::TooOld {
             release: release.to_owned(),
         });
     }
-    let status =
-        fs::read_to_string("/proc/self/status").on("reading", Path::new("/proc/self/status"))?;
-    match missing_capabilities(&status) {
+    match missing_capabilities(status) {
         missing if missing.is_empty() => Ok(()),
         missing => Err(KernelError::NoRights { missing }),
     }
@@ -76,8 +79,8 @@ impl AttachPoint {
         let path = match configured {
             Some(path) => path.to_owned(),
             None => {
-                mounts("/proc/self/mountinfo")
-                    .on("reading", Path::new("/proc/self/mountinfo"))?
+                mounts("/proc/thread-self/mountinfo")
+                    .on("reading", Path::new("/proc/thread-self/mountinfo"))?
                     .into_iter()
                     .find(|mount| mount.kind == "cgroup2")
                     .ok_or(KernelError::NoCgroup2)?
@@ -115,7 +118,7 @@ impl AttachPoint {
 /// nobody has. Refuses one that would not outlive the daemon.
 pub(super) fn pin_folder(pins: &Path) -> Result<(), KernelError> {
     let usual = Path::new("/sys/fs/bpf");
-    if pins.starts_with(usual) && filesystem(usual)? != BPF_FS_MAGIC {
+    if pins.starts_with(usual) && !matches!(filesystem(usual), Ok(BPF_FS_MAGIC)) {
         mount(
             Some("bpf"),
             usual,
@@ -254,6 +257,19 @@ mod tests {
         assert_eq!(version("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
         assert_eq!(version("6.18"), Some((6, 18)));
         assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn refuses_a_kernel_below_the_floor_and_a_process_without_rights() {
+        let all = "CapEff:\tffffffffffffffff\n";
+        assert!(judge("6.1.0-42-cloud-amd64", all).is_ok());
+        let too_old = judge("5.15.0-91-generic", all).unwrap_err().to_string();
+        assert!(
+            too_old.contains("5.15.0-91-generic") && too_old.contains("6.1"),
+            "{too_old}"
+        );
+        let no_rights = judge("6.18.0", "CapEff:\t0\n").unwrap_err().to_string();
+        assert!(no_rights.contains("CAP_BPF"), "{no_rights}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use mtls_common::maps::{
     AddressKey, FlowKey, LAYOUT, Netns, Node, Place, PortKey, RefusedKey, capacity, name,
 };
 
+use super::btf::Offsets;
 use super::error::{KernelError, While};
 use super::host::{self, AttachPoint};
 use super::links::{Links, NetnsLinks};
@@ -42,6 +43,7 @@ impl Folders {
 
 pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
     host::check()?;
+    let offsets = Offsets::of_running_kernel()?;
     let point = AttachPoint::find(options.cgroup.as_deref())?;
     let own_cgroup = sys::own_cgroup_id().doing("asking for the daemon's own cgroup")?;
     if point.id().on("looking at", point.path())? == own_cgroup {
@@ -60,10 +62,10 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
     let (loader, programs, object) = if adopted {
         check_layout(&folders.maps)?;
         let loader = Loader::new(&folders.maps);
-        let (programs, object) = loader.hooks()?;
+        let (programs, object) = loader.hooks(&offsets)?;
         (loader, programs, object)
     } else {
-        make_maps(&folders)?
+        make_maps(&folders, &offsets)?
     };
 
     let mut kernel = Kernel {
@@ -157,13 +159,16 @@ impl Kernel {
 }
 
 /// All maps or none: they get their name when the last one is there.
-fn make_maps(folders: &Folders) -> Result<(Loader, Vec<programs::Loaded>, aya::Ebpf), KernelError> {
+fn make_maps(
+    folders: &Folders,
+    offsets: &Offsets,
+) -> Result<(Loader, Vec<programs::Loaded>, aya::Ebpf), KernelError> {
     if folders.maps_new.exists() {
         fs::remove_dir_all(&folders.maps_new).on("removing", &folders.maps_new)?;
     }
     fs::create_dir(&folders.maps_new).on("making", &folders.maps_new)?;
     let mut loader = Loader::new(&folders.maps_new);
-    let (programs, object) = loader.hooks()?;
+    let (programs, object) = loader.hooks(offsets)?;
     let node: Map<u32, Node> = programs::map(&folders.maps_new, name::NODE)?;
     let fresh = Node {
         layout: LAYOUT,

@@ -108,23 +108,23 @@ impl Loader {
     }
 
     /// The programs of the cgroup's hooks, and the object for its log.
-    pub(super) fn hooks(&self) -> Result<(Vec<Loaded>, Ebpf), KernelError> {
+    pub(super) fn hooks(&self, offsets: &Offsets) -> Result<(Vec<Loaded>, Ebpf), KernelError> {
         let Offsets {
             v6only_offset,
             v6only_mask,
             net_offset,
             cookie_offset,
             has_mptcp,
-        } = Offsets::of_running_kernel()?;
+        } = offsets;
         // A loader of its own: what these values borrow ends here.
         let mut loader = EbpfLoader::new();
         pin_maps(&mut loader, &self.maps);
         let mut object = loader
-            .override_global("V6ONLY_OFFSET", &v6only_offset, true)
-            .override_global("V6ONLY_MASK", &v6only_mask, true)
-            .override_global("NET_OFFSET", &net_offset, true)
-            .override_global("COOKIE_OFFSET", &cookie_offset, true)
-            .override_global("HAS_MPTCP", &has_mptcp, true)
+            .override_global("V6ONLY_OFFSET", v6only_offset, true)
+            .override_global("V6ONLY_MASK", v6only_mask, true)
+            .override_global("NET_OFFSET", net_offset, true)
+            .override_global("COOKIE_OFFSET", cookie_offset, true)
+            .override_global("HAS_MPTCP", has_mptcp, true)
             .load(HOOKS)?;
         let programs = CGROUP_HOOKS
             .iter()

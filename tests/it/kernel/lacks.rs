@@ -2,38 +2,97 @@
 //! nothing is attached.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use mtls_daemon::kernel::{Kernel, KernelError, Options};
 use mtls_tests::error::Doing;
 use mtls_tests::{Error, Result, ensure, play, two_nodes};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::stage::{Stage, TUNNEL_PORT};
 
 #[test]
-fn kernel_says_what_is_missing() -> Result {
-    play("kernel-lacks", |scene| {
-        let (a, _) = two_nodes(scene)?;
-        let stage = Stage::open(&a)?;
-        let pins = stage.pins().with_file_name("other");
-        let said = |cgroup: &Path, pins: &Path, words: &str| -> Result {
-            let options = Options {
-                cgroup: Some(cgroup.to_owned()),
-                pins: pins.to_owned(),
-                tunnel_port: TUNNEL_PORT,
-            };
-            match Kernel::open(&options) {
-                Err(error) if error.to_string().contains(words) => Ok(()),
-                other => Err(Error::Unexpected(format!("not {words:?}: {other:?}"))),
-            }
-        };
-        said(scene.dir(), &pins, "is not a folder of a cgroup2 mount")?;
-        let elsewhere = scene.dir().join("pins");
-        said(a.cgroup().path(), &elsewhere, "is not on a bpffs")?;
-        said(&own_cgroup()?, &pins, "the daemon runs in")?;
-        ensure(!pins.exists(), || "something was pinned all the same")
+fn kernel_needs_cgroup2() -> Result {
+    without("lacks-cgroup2", "no cgroup2 is mounted", |options| {
+        options.cgroup = None;
+        let mount_point = mtls_tests::cgroup::mount_point()?;
+        in_own_mounts(|| {
+            umount2(mount_point, MntFlags::MNT_DETACH).doing(|| "unmounting cgroup2")?;
+            Ok(opened(options))
+        })
+    })
+}
+
+#[test]
+fn kernel_needs_a_folder_of_cgroup2() -> Result {
+    let words = "/proc/self is not a folder of a cgroup2 mount";
+    without("lacks-folder", words, |options| {
+        options.cgroup = Some("/proc/self".into());
+        Ok(opened(options))
+    })
+}
+
+#[test]
+fn kernel_needs_another_cgroup_than_the_daemons() -> Result {
+    without("lacks-own", "the daemon runs in", |options| {
+        options.cgroup = Some(own_cgroup()?);
+        Ok(opened(options))
+    })
+}
+
+#[test]
+fn kernel_needs_type_information() -> Result {
+    without("lacks-btf", "CONFIG_DEBUG_INFO_BTF=y", |options| {
+        in_own_mounts(|| {
+            hide("/sys/kernel/btf")?;
+            Ok(opened(options))
+        })
+    })
+}
+
+#[test]
+fn kernel_needs_rights() -> Result {
+    let words = "missing capabilities: CAP_NET_ADMIN;";
+    without("lacks-rights", words, |options| {
+        on_own_thread(|| {
+            give_up(CAP_NET_ADMIN).doing(|| "giving up a capability")?;
+            Ok(opened(options))
+        })
+    })
+}
+
+#[test]
+fn kernel_needs_a_bpffs() -> Result {
+    let words = "no bpffs is mounted at /sys/fs/bpf, and mounting one failed";
+    without("lacks-bpffs", words, |options| {
+        options.pins = "/sys/fs/bpf/mtls-tests".into();
+        in_own_mounts(|| {
+            hide("/sys/fs")?;
+            // The attach point would be hidden, too.
+            options.cgroup = None;
+            let cgroup2 = Path::new("/sys/fs/cgroup2");
+            fs::create_dir(cgroup2).doing(|| "making a mount point")?;
+            mount(
+                Some("none"),
+                cgroup2,
+                Some("cgroup2"),
+                MsFlags::empty(),
+                NONE,
+            )
+            .doing(|| "mounting cgroup2")?;
+            Ok(opened(options))
+        })
+    })
+}
+
+#[test]
+fn kernel_needs_pins_on_a_bpffs() -> Result {
+    without("lacks-pins", "/run/mtls is not on a bpffs", |options| {
+        options.pins = "/run/mtls".into();
+        Ok(opened(options))
     })
 }
 
@@ -41,34 +100,66 @@ fn kernel_says_what_is_missing() -> Result {
 /// with it.
 #[test]
 fn kernel_refuses_a_private_bpffs() -> Result {
-    play("kernel-private", |scene| {
+    let words = "only this mount namespace has";
+    without("lacks-host", words, |options| {
+        in_own_mounts(|| {
+            let bpffs = options.pins.parent().unwrap_or(Path::new("/"));
+            mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), NONE)
+                .doing(|| "mounting a bpffs")?;
+            Ok(opened(options))
+        })
+    })
+}
+
+type Opened = std::result::Result<(), KernelError>;
+
+fn opened(options: &Options) -> Opened {
+    Kernel::open(options).map(drop)
+}
+
+/// What `open` says where one thing is missing; nothing is pinned then.
+fn without(label: &str, words: &str, open: impl FnOnce(&mut Options) -> Result<Opened>) -> Result {
+    play(label, |scene| {
         let (a, _) = two_nodes(scene)?;
-        let place = scene.dir().join("private");
-        fs::create_dir(&place).doing(|| format!("making {}", place.display()))?;
-        let options = Options {
+        let stage = Stage::open(&a)?;
+        let mut options = Options {
             cgroup: Some(a.cgroup().path().to_owned()),
-            pins: place.join("mtls"),
+            pins: stage.pins().with_file_name("other"),
             tunnel_port: TUNNEL_PORT,
         };
-        let opened = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| -> Result<_> {
-                unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
-                    .doing(|| "leaving the mount namespace")?;
-                let none = None::<&str>;
-                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-                mount(none, "/", none, private, none).doing(|| "keeping mounts private")?;
-                mount(Some("bpf"), &place, Some("bpf"), MsFlags::empty(), none)
-                    .doing(|| "mounting a bpffs")?;
-                Ok(Kernel::open(&options).map(drop))
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
+        match open(&mut options)? {
+            Err(error) if error.to_string().contains(words) => {}
+            other => return Err(Error::Unexpected(format!("not {words:?}: {other:?}"))),
+        }
         ensure(
-            matches!(opened, Err(KernelError::PrivateBpffs { .. })),
-            || format!("{opened:?}"),
+            !options.pins.join("maps").exists(),
+            || "something was pinned all the same",
         )
+    })
+}
+
+const NONE: Option<&str> = None;
+
+/// Runs `work` where mounts come and go unseen by others.
+fn in_own_mounts<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
+            .doing(|| "leaving the mount namespace")?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(NONE, "/", NONE, private, NONE).doing(|| "keeping mounts private")?;
+        work()
+    })
+}
+
+fn hide(folder: &str) -> Result {
+    mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), NONE)
+        .doing(|| format!("hiding {folder}"))
+}
+
+fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 
@@ -79,4 +170,26 @@ fn own_cgroup() -> Result<PathBuf> {
         .find_map(|line| line.strip_prefix("0::/"))
         .unwrap_or_default();
     Ok(mtls_tests::cgroup::mount_point()?.join(path))
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Takes a capability from the calling thread.
+#[expect(unsafe_code, reason = "nothing below speaks capset(2)")]
+fn give_up(capability: u32) -> io::Result<()> {
+    // struct __user_cap_header_struct: version 3, this thread; then effective,
+    // permitted and inheritable, of the lower and the higher capabilities.
+    let mut header = [0x2008_0522_u32, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: both have the size that version 3 says, and outlive the calls.
+    unsafe {
+        if libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        sets[0][0] &= !(1 << capability);
+        if libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
