@@ -69,11 +69,14 @@ fn kernel_needs_a_bpffs() -> Result {
     let words = "no bpffs is mounted at /sys/fs/bpf, and mounting one failed";
     without("lacks-bpffs", words, |options| {
         options.pins = "/sys/fs/bpf/mtls-tests".into();
+        let mount_point = mtls_tests::cgroup::mount_point()?;
+        let path = options.cgroup.clone().unwrap_or_default();
+        let below = path.strip_prefix(mount_point).unwrap_or(&path).to_owned();
         in_own_mounts(|| {
             hide("/sys/fs")?;
             // The attach point would be hidden, too.
-            options.cgroup = None;
             let cgroup2 = Path::new("/sys/fs/cgroup2");
+            options.cgroup = Some(cgroup2.join(&below));
             fs::create_dir(cgroup2).doing(|| "making a mount point")?;
             mount(
                 Some("none"),
