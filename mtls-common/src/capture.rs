@@ -24,6 +24,9 @@ pub trait Surroundings {
 pub trait Connecting: Surroundings {
     fn refused_recently(&self, cookie: u64, to: Endpoint) -> bool;
     fn listening(&self, slot: u32) -> bool;
+    /// Whether the daemon can be left another note, in the account of a
+    /// network namespace.
+    fn has_room(&self, account: u32) -> bool;
     /// Whether the socket can only use IPv6.
     fn only_v6(&self) -> bool;
 }
@@ -71,7 +74,12 @@ pub fn connect(around: &impl Connecting, to: Endpoint, socket_v6: bool) -> Verdi
     if !around.listening(slot(&netns, kind, 0)) {
         return Verdict::Refuse(Outcome::RefusedNoListener);
     }
-    Verdict::Capture(Socket::captured(cookie, to, capture_endpoint(to, only_v6)))
+    let account = netns.account();
+    if !around.has_room(account) {
+        return Verdict::Refuse(Outcome::RefusedPending);
+    }
+    let captured = capture_endpoint(to, only_v6);
+    Verdict::Capture(Socket::captured(cookie, account, to, captured))
 }
 
 /// Where `to` lies; asked in the order of what is cheap and what is frequent.

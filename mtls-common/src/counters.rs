@@ -45,7 +45,7 @@ words! {
         Captured = "captured",
         /// The original destination was put where the daemon finds it.
         Recorded = "recorded",
-        /// It could not be: the hand-off map is full. The connection is dropped.
+        /// It could not be: there was no room left. The connection is dropped.
         RecordFailed = "record_failed",
         /// A captured connection was given to a listener of the daemon.
         SteeredCapture = "steered_capture",
@@ -73,6 +73,9 @@ words! {
         RefusedRecently = "refused_recently",
         /// No daemon listens.
         RefusedNoListener = "refused_no_listener",
+        /// As many connections of its network namespace as there is room for
+        /// wait for the daemon.
+        RefusedPending = "refused_pending",
         /// The kernel had no memory to remember the destination.
         RefusedNoMemory = "refused_no_memory",
         /// Plain text from outside to a strict workload.

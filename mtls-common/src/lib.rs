@@ -10,4 +10,5 @@ pub mod gate;
 pub mod handoff;
 pub mod maps;
 pub mod names;
+pub mod reports;
 pub mod steer;

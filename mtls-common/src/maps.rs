@@ -8,7 +8,7 @@ use crate::addr::{Endpoint, Ip};
 
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Netns {
+    /// For the daemon's successors, the hooks do not ask: a hash of where the
+    /// configuration found it, 0 if it was enrolled beside that.
+    pub found_at: u64,
     pub standing: u32,
     /// First of its places in `LISTENERS`.
     pub slot_base: u32,
@@ -55,7 +58,14 @@ impl Netns {
     /// The same, inbound.
     pub const HAS_PORTS_IN: u32 = 4;
 
+    /// Its place in `PENDING`, behind that of all.
+    #[inline(always)]
+    pub const fn account(&self) -> u32 {
+        1 + self.slot_base / KINDS
+    }
+
     pub const OTHERS: Self = Self {
+        found_at: 0,
         standing: Self::NOT_ENROLLED,
         slot_base: 0,
         spread: 0,
@@ -112,7 +122,38 @@ impl FlowKey {
     }
 }
 
-/// An address and port as a map's value.
+/// Value of `ORIGINAL_DST`: where an application dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Dialled {
+    pub ip: Ip,
+    pub port: u16,
+    zero: u16,
+    /// The place in `PENDING` that it counts in; whoever removes it uncounts it.
+    pub account: u32,
+}
+
+impl Dialled {
+    #[inline(always)]
+    pub const fn new(at: Endpoint, account: u32) -> Self {
+        Self {
+            ip: at.ip,
+            port: at.port,
+            zero: 0,
+            account,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            ip: self.ip,
+            port: self.port,
+        }
+    }
+}
+
+/// Value of `CLIENT_NAMES`: an address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Place {
@@ -247,6 +288,9 @@ pub struct Socket {
     pub captured_port: u16,
     pub source_port: u16,
     pub state: u16,
+    /// Its network namespace's place in `PENDING`.
+    pub account: u32,
+    zero: u32,
 }
 
 impl Socket {
@@ -268,11 +312,18 @@ impl Socket {
             captured_port: 0,
             source_port: 0,
             state: Self::RAW,
+            account: 0,
+            zero: 0,
         }
     }
 
     #[inline(always)]
-    pub const fn captured(cookie: u64, dialled: Endpoint, captured: Endpoint) -> Self {
+    pub const fn captured(
+        cookie: u64,
+        account: u32,
+        dialled: Endpoint,
+        captured: Endpoint,
+    ) -> Self {
         Self {
             cookie,
             dialled: dialled.ip,
@@ -282,6 +333,8 @@ impl Socket {
             captured_port: captured.port,
             source_port: 0,
             state: Self::CAPTURED,
+            account,
+            zero: 0,
         }
     }
 
@@ -311,82 +364,6 @@ impl Socket {
     }
 }
 
-/// What the ring buffer `EVENTS` carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Event {
-    pub cookie: u64,
-    pub cgroup_id: u64,
-    pub kind: u32,
-    pub pid: u32,
-    pub source: Ip,
-    pub source_port: u16,
-    pub port: u16,
-    zero: u32,
-}
-
-impl Event {
-    pub const UNKNOWN_NETNS: u32 = 1;
-    pub const PLAINTEXT_REFUSED: u32 = 2;
-    pub const SIZE: usize = size_of::<Self>();
-
-    /// As it comes out of the ring buffer, where nothing says how it is aligned.
-    pub const fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
-        // SAFETY: integers only, without padding, of just this size.
-        #[expect(unsafe_code, reason = "plain data arrives as bytes")]
-        unsafe {
-            core::mem::transmute(bytes)
-        }
-    }
-
-    #[inline(always)]
-    pub const fn unknown_netns(cookie: u64, cgroup_id: u64, pid: u32) -> Self {
-        Self {
-            cookie,
-            cgroup_id,
-            kind: Self::UNKNOWN_NETNS,
-            pid,
-            source: Ip::UNSPECIFIED_V6,
-            source_port: 0,
-            port: 0,
-            zero: 0,
-        }
-    }
-
-    #[inline(always)]
-    pub const fn plaintext_refused(cookie: u64, source: Endpoint, port: u16) -> Self {
-        Self {
-            cookie,
-            cgroup_id: 0,
-            kind: Self::PLAINTEXT_REFUSED,
-            pid: 0,
-            source: source.ip,
-            source_port: source.port,
-            port,
-            zero: 0,
-        }
-    }
-}
-
-/// Key of `REPORTED`, which remembers when an event or a log line of a kind
-/// was last written for a network namespace, in nanoseconds since the start
-/// of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ReportKey {
-    pub cookie: u64,
-    pub kind: u64,
-}
-
-/// Whether it is time for another report.
-#[inline(always)]
-pub const fn report_due(last: Option<u64>, now: u64, interval: u64) -> bool {
-    match last {
-        Some(last) => now.wrapping_sub(last) >= interval,
-        None => true,
-    }
-}
-
 /// Names of the maps, which are also the names of their pins.
 pub mod name {
     pub const NODE: &str = "NODE";
@@ -398,6 +375,7 @@ pub mod name {
     pub const LISTENERS: &str = "LISTENERS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
+    pub const PENDING: &str = "PENDING";
     pub const CLIENT_NAMES: &str = "CLIENT_NAMES";
     pub const REFUSED: &str = "REFUSED";
     pub const REPORTED: &str = "REPORTED";
@@ -415,6 +393,7 @@ pub mod name {
         LISTENERS,
         SOCKETS,
         ORIGINAL_DST,
+        PENDING,
         CLIENT_NAMES,
         REFUSED,
         REPORTED,
@@ -447,6 +426,8 @@ pub mod capacity {
     pub const LISTENERS: usize = 65_536;
     /// Connections between connect() and the daemon's accept().
     pub const ORIGINAL_DST: usize = 65_536;
+    /// All, and each network namespace that can have listeners.
+    pub const PENDING: usize = 1 + LISTENERS / super::KINDS as usize;
     /// One for each inbound flow.
     pub const CLIENT_NAMES: usize = 262_144;
     pub const REFUSED: usize = 16_384;
@@ -469,7 +450,6 @@ mod plain {
         )*};
     }
     plain!(
-        Node, Netns, Instance, FlowKey, Place, AddressKey, NetworkKey, PortKey, RefusedKey, Event,
-        ReportKey
+        Node, Netns, Instance, FlowKey, Dialled, Place, AddressKey, NetworkKey, PortKey, RefusedKey
     );
 }

@@ -71,8 +71,12 @@ impl Door {
         })
     }
 
-    /// The next connection that is within the limits; the others are reset.
-    pub async fn next(&self) -> (TcpStream, SocketAddr, Pass) {
+    /// The next connection that is within the limits; the others are reset,
+    /// after `turn_away` has cleared up behind them.
+    pub async fn next(
+        &self,
+        turn_away: impl Fn(&TcpStream, SocketAddr),
+    ) -> (TcpStream, SocketAddr, Pass) {
         loop {
             self.batch.set(self.batch.get().wrapping_add(1));
             if self.batch.get().is_multiple_of(BATCH) {
@@ -81,7 +85,10 @@ impl Door {
             match self.accept().await {
                 Ok((socket, source)) => match self.admit(&socket) {
                     Ok(pass) => return (socket, source, pass),
-                    Err((reason, limit)) => self.refuse(reason, limit),
+                    Err((reason, limit)) => {
+                        turn_away(&socket, source);
+                        self.refuse(reason, limit);
+                    }
                 },
                 Err(error) => self.after(&error).await,
             }

@@ -63,7 +63,8 @@ const ATTEMPTS: usize = 3;
 impl Outbound {
     /// Carry one connection from accept to its end.
     pub async fn carry(self: Rc<Self>, captured: Captured) {
-        let Some(dst) = self.original_dst(&captured) else {
+        let dst = self.original_dst(&captured.workload, &captured.socket, captured.source);
+        let Some(dst) = dst else {
             // Somebody dialled the capture address itself; the reset that the
             // drop sends is all the answer there is.
             self.metrics
@@ -85,13 +86,15 @@ impl Outbound {
 
     /// The kernel's note of where the application dialled; there is one note a
     /// connection, and taking it removes it.
-    fn original_dst(&self, captured: &Captured) -> Option<OriginalDst> {
-        let captured_at = captured.socket.local_addr().ok()?;
-        let cookie = captured.workload.netns.cookie().0;
-        match self
-            .handoff
-            .take_original_dst(cookie, captured.source, captured_at)
-        {
+    pub fn original_dst(
+        &self,
+        workload: &Workload,
+        socket: &TcpStream,
+        source: SocketAddr,
+    ) -> Option<OriginalDst> {
+        let captured_at = socket.local_addr().ok()?;
+        let cookie = workload.netns.cookie().0;
+        match self.handoff.take_original_dst(cookie, source, captured_at) {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, "reading the hand-off map");

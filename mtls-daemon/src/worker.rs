@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -260,8 +260,12 @@ impl Worker {
 }
 
 async fn take_captured(door: Door, outbound: Rc<Outbound>) {
+    // An application that has gone already leaves its note to us alone.
+    let forget = |socket: &TcpStream, source| {
+        outbound.original_dst(&door.workload, socket, source);
+    };
     loop {
-        let (socket, source, pass) = door.next().await;
+        let (socket, source, pass) = door.next(forget).await;
         let workload = Arc::clone(&door.workload);
         spawn_local(Rc::clone(&outbound).carry(Captured {
             socket,
@@ -274,7 +278,7 @@ async fn take_captured(door: Door, outbound: Rc<Outbound>) {
 
 async fn take_tunnels(door: Door, inbound: Rc<Inbound>) {
     loop {
-        let (socket, source, pass) = door.next().await;
+        let (socket, source, pass) = door.next(|_, _| {}).await;
         let workload = Arc::clone(&door.workload);
         spawn_local(Rc::clone(&inbound).serve(Arrived {
             socket,

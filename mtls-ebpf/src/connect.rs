@@ -13,13 +13,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::warn;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::{self, Connecting, Surroundings, Verdict};
 use mtls_common::counters::{Hook, Outcome};
-use mtls_common::maps::{Event, Netns, PortKey, Socket};
+use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_common::reports::Event;
 use mtls_ebpf::context::{IPPROTO_TCP, IPPROTO_UDP, set_user_endpoint, user_endpoint};
 use mtls_ebpf::maps::{LISTENERS, SOCKETS};
-use mtls_ebpf::{facts, report};
+use mtls_ebpf::{facts, pending, report};
 
 /// Where the kernel keeps IPV6_V6ONLY in its `sock_common`, from its own type
 /// information: bpf_getsockopt does not know that option.
@@ -78,6 +80,9 @@ fn connect(ctx: *mut bpf_sock_addr, hook: Hook, v6: bool) -> i32 {
         Verdict::Refuse(why) => {
             if why as u8 == Outcome::RefusedUnknown as u8 {
                 caller.report_unknown();
+            }
+            if why as u8 == Outcome::RefusedPending as u8 {
+                caller.warn_of_pending();
             }
             refuse(hook, why)
         }
@@ -201,6 +206,18 @@ impl Caller {
     }
 
     #[inline(always)]
+    fn warn_of_pending(&self) {
+        let cookie = self.cookie();
+        if report::due(cookie, 1 << 32 | Hook::Connect4 as u64, report::SECOND) {
+            warn!(
+                &SockAddrContext::new(self.0),
+                "as many connections of network namespace {} as have room wait for the daemon: more are refused",
+                cookie
+            );
+        }
+    }
+
+    #[inline(always)]
     fn report_unknown(&self) {
         let cookie = self.cookie();
         if report::due(cookie, u64::from(Event::UNKNOWN_NETNS), report::SECOND) {
@@ -275,6 +292,11 @@ impl Connecting for Caller {
             bpf_sk_release(listener);
             true
         }
+    }
+
+    #[inline(always)]
+    fn has_room(&self, account: u32) -> bool {
+        pending::has_room(account)
     }
 
     #[inline(always)]

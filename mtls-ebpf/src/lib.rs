@@ -3,10 +3,12 @@
 //! There are no decisions here. A hook reads what the kernel gives it, asks a
 //! pure function of `mtls-common`, and acts on the answer.
 #![no_std]
+#![feature(asm_experimental_arch)]
 
 pub mod context;
 pub mod facts;
 pub mod maps;
+pub mod pending;
 pub mod report;
 
 /// Programs that call GPL-only helpers must say so.

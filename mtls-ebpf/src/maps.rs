@@ -1,16 +1,17 @@
 //! Every map that is pinned and outlives the daemon, once. The names are those
 //! of `mtls_common::maps::name`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
 };
 use aya_ebpf::macros::btf_map;
 use mtls_common::counters;
 use mtls_common::maps::{
-    AddressKey, Event, FlowKey, Netns, NetworkKey, Node, Place, PortKey, RefusedKey, ReportKey,
-    Socket, capacity,
+    AddressKey, Dialled, FlowKey, Netns, NetworkKey, Node, Place, PortKey, RefusedKey, Socket,
+    capacity,
 };
+use mtls_common::reports::{Event, ReportKey};
 
 /// Memory by the entry and not by the capacity, for maps that are mostly empty.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -51,7 +52,12 @@ pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
 /// evicted entry would be a wrong answer. Allocated ahead, so that a full
 /// machine refuses no connection for want of an entry.
 #[btf_map]
-pub static ORIGINAL_DST: HashMap<FlowKey, Place, { capacity::ORIGINAL_DST }> = HashMap::new();
+pub static ORIGINAL_DST: HashMap<FlowKey, Dialled, { capacity::ORIGINAL_DST }> = HashMap::new();
+
+/// How many are in there: of all at place 0, and of each network namespace at
+/// its account. Whoever adds or removes one counts, here or in the daemon.
+#[btf_map]
+pub static PENDING: Array<i64, { capacity::PENDING }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// For whom the daemon dialled an application.
 #[btf_map]

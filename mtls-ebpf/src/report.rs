@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mtls_common::counters::{Hook, Outcome, index};
-use mtls_common::maps::{Event, ReportKey, report_due};
+use mtls_common::reports::{Event, ReportKey, report_due};
 
 use crate::maps::{COUNTERS, EVENTS, REPORTED};
 

@@ -10,10 +10,10 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::handoff::outlives;
-use mtls_common::maps::{Place, Socket};
+use mtls_common::maps::{Dialled, Socket};
 use mtls_ebpf::context::sock_ops_ends;
-use mtls_ebpf::maps::{ORIGINAL_DST, SOCKETS};
-use mtls_ebpf::report;
+use mtls_ebpf::maps::SOCKETS;
+use mtls_ebpf::{pending, report};
 
 const STATE_CB: u32 = 10;
 const TCP_CONNECT_CB: u32 = 3;
@@ -43,8 +43,7 @@ fn connecting(ctx: &SockOpsContext) {
     };
     socket.source = ends.local.ip;
     socket.source_port = ends.local.port;
-    let flow = socket.flow();
-    if ORIGINAL_DST.insert(flow, Place::new(dialled), 0).is_ok() {
+    if pending::add(&socket.flow(), &Dialled::new(dialled, socket.account)) {
         socket.state = Socket::RECORDED;
         report::count(Hook::SockOps, Outcome::Recorded);
         // SAFETY: the kernel's context.
@@ -55,7 +54,8 @@ fn connecting(ctx: &SockOpsContext) {
         if report::due(socket.cookie, u64::from(TCP_CONNECT_CB), report::SECOND) {
             warn!(
                 ctx,
-                "ORIGINAL_DST is full: a connection of network namespace {} is lost", socket.cookie
+                "no room in ORIGINAL_DST: a connection of network namespace {} is lost",
+                socket.cookie
             );
         }
     }
@@ -72,8 +72,7 @@ fn closed(ctx: &SockOpsContext) {
     // SAFETY: this socket's own storage.
     let socket = unsafe { &mut *socket };
     if socket.state == Socket::RECORDED {
-        // Usually the daemon has taken it already.
-        let _ = ORIGINAL_DST.remove(socket.flow());
+        pending::remove(&socket.flow(), socket.account);
         socket.state = Socket::CAPTURED;
     }
 }

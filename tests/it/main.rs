@@ -14,6 +14,7 @@ mod bulk;
 mod client_gone;
 mod half_close;
 mod listeners;
+mod nameless;
 mod names;
 mod not_listening;
 mod own_address;

@@ -81,6 +81,13 @@ impl Netns {
         .doing(|| format!("entering {}", self.0.path.display()))
     }
 
+    /// Takes its name away. What runs in it goes on, and so do we.
+    pub fn unname(&self) -> Result {
+        umount2(self.path(), MntFlags::MNT_DETACH)
+            .doing(|| format!("unmounting {}", self.path().display()))?;
+        fs::remove_file(self.path()).doing(|| format!("removing {}", self.path().display()))
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
     }

@@ -10,6 +10,8 @@ use mtls_common::maps::{FlowKey, Instance, Netns, NetworkKey};
 use mtls_common::steer::Arriving;
 
 pub(crate) const COOKIE: u64 = 7;
+/// By the place of its listeners, 40.
+pub(crate) const ACCOUNT: u32 = 11;
 
 /// What is different from an enrolled workload in a mesh of every address.
 pub(crate) type Change = fn(&mut Around);
@@ -28,6 +30,7 @@ pub(crate) struct Around {
     pub(crate) pass_outside: bool,
     pub(crate) refused_recently: bool,
     pub(crate) listening: bool,
+    pub(crate) room: bool,
     pub(crate) only_v6: bool,
     pub(crate) captured: bool,
     pub(crate) asked: RefCell<Vec<&'static str>>,
@@ -48,6 +51,7 @@ impl Around {
             pass_outside: true,
             refused_recently: false,
             listening: true,
+            room: true,
             only_v6: false,
             captured: false,
             asked: RefCell::new(Vec::new()),
@@ -66,6 +70,7 @@ impl Around {
 
     fn netns_value(&self) -> Option<Netns> {
         Some(Netns {
+            found_at: 0,
             standing: self.standing?,
             slot_base: 40,
             spread: 2,
@@ -144,6 +149,11 @@ impl Connecting for Around {
             "slot {slot} is another workload's"
         );
         self.listening
+    }
+
+    fn has_room(&self, account: u32) -> bool {
+        assert_eq!(account, ACCOUNT, "another workload's account");
+        self.room
     }
 
     fn only_v6(&self) -> bool {

@@ -107,7 +107,8 @@ fn what_a_workload_does_not_exclude_is_not_looked_up() {
 
 #[test]
 fn each_reason_to_refuse_refuses() {
-    let cases: [(Change, Outcome); 3] = [
+    let cases: [(Change, Outcome); 4] = [
+        (|around| around.room = false, Outcome::RefusedPending),
         (
             |around| {
                 around.node_bits = 0;
@@ -167,14 +168,14 @@ prop_compose! {
         standing in prop_oneof![Just(None), Just(Some(1_u32)), Just(Some(2)), any::<u32>().prop_map(Some)],
         flags in 0..8_u32,
         (exempt, pass_unknown, pass_outside) in any::<(bool, bool, bool)>(),
-        (refused_recently, listening, only_v6) in any::<(bool, bool, bool)>(),
+        (refused_recently, listening, room, only_v6) in any::<(bool, bool, bool, bool)>(),
         own in proptest::collection::vec(any::<std::net::IpAddr>(), 0..2),
         ports in proptest::collection::vec(any::<u16>(), 0..2),
         (workload_bits, node_bits) in (0..4_u32, 0..4_u32),
     ) -> Around {
         Around {
             standing, flags, exempt, own, ports, workload_bits, node_bits, pass_unknown,
-            pass_outside, refused_recently, listening, only_v6,
+            pass_outside, refused_recently, listening, room, only_v6,
             ..Around::enrolled()
         }
     }

@@ -1,9 +1,10 @@
 use mtls_common::counters::{COUNT, Hook, Outcome, index};
-use mtls_common::handoff::outlives;
+use mtls_common::handoff::{has_room, outlives};
 use mtls_common::maps::{
-    AddressKey, Event, FlowKey, Instance, Netns, NetworkKey, Node, Place, PortKey, RefusedKey,
-    ReportKey, Socket, name, report_due,
+    AddressKey, Dialled, FlowKey, Instance, Netns, NetworkKey, Node, Place, PortKey, RefusedKey,
+    Socket, capacity, name,
 };
+use mtls_common::reports::{Event, ReportKey, report_due};
 
 #[test]
 fn no_type_has_hidden_padding() {
@@ -15,10 +16,11 @@ fn no_type_has_hidden_padding() {
     assert_eq!(size_of::<RefusedKey>(), 8 + 16 + 2 + 6);
     assert_eq!(size_of::<ReportKey>(), 8 + 8);
     assert_eq!(size_of::<Place>(), 16 + 2 + 2);
-    assert_eq!(size_of::<Netns>(), 4 * 4 + 2 * 16);
+    assert_eq!(size_of::<Dialled>(), 16 + 2 + 2 + 4);
+    assert_eq!(size_of::<Netns>(), 8 + 4 * 4 + 2 * 16);
     assert_eq!(size_of::<Node>(), 4 * 4 + 8);
     assert_eq!(size_of::<Instance>(), 8 + 4 * 4);
-    assert_eq!(size_of::<Socket>(), 8 + 3 * 16 + 4 * 2);
+    assert_eq!(size_of::<Socket>(), 8 + 3 * 16 + 4 * 2 + 2 * 4);
     assert_eq!(size_of::<Event>(), 8 + 8 + 4 + 4 + 16 + 2 + 2 + 4);
     assert_eq!(
         u32::try_from(size_of::<NetworkKey>()),
@@ -69,4 +71,32 @@ fn reports_come_at_intervals() {
 fn only_an_orderly_end_leaves_a_destination_to_the_daemon() {
     let outliving: Vec<u32> = (0..16).filter(|&state| outlives(state)).collect();
     assert_eq!(outliving, [5]);
+}
+
+/// Of what greedy namespaces leave, the next one has as much as each of them.
+#[test]
+fn the_greedy_leave_room_for_the_next() {
+    let size = i64::try_from(capacity::ORIGINAL_DST).unwrap();
+    for greedy in [1, 2, 9, 250] {
+        let (mut own, mut all) = (vec![0; greedy], 0);
+        while own.iter().any(|&own| has_room(own, all)) {
+            for own in &mut own {
+                if has_room(*own, all) {
+                    *own += 1;
+                    all += 1;
+                }
+            }
+        }
+        let share = size / (i64::try_from(greedy).unwrap() + 1);
+        let free = size - all;
+        assert!((share - 1..=share + 1).contains(&free), "{greedy}: {free}");
+        assert!(has_room(0, all) && has_room(free - 1, all));
+    }
+}
+
+/// A counter that is off by some, after a daemon was killed, does no harm.
+#[test]
+fn a_count_below_nothing_has_room() {
+    assert!(has_room(-3, -5));
+    assert!(!has_room(0, i64::try_from(capacity::ORIGINAL_DST).unwrap()));
 }

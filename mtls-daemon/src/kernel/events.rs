@@ -9,7 +9,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use mtls_common::addr::Endpoint;
-use mtls_common::maps::Event as Record;
+use mtls_common::reports::Event as Record;
 
 use super::handoff::socket_addr;
 use super::log::ToTracing;

@@ -3,32 +3,58 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mtls_common::addr::Endpoint;
-use mtls_common::maps::{FlowKey, Place, RefusedKey};
+use mtls_common::maps::{Dialled, FlowKey, Place, RefusedKey, capacity, name};
 use nix::time::{ClockId, clock_gettime};
 
-use super::sys::Map;
+use super::error::{KernelError, While};
+use super::programs;
+use super::sys::{self, Counters, Map};
 use crate::addr::{ClientAddr, OriginalDst};
 
 /// What the hooks hand over and are told about single connections; for every thread.
 #[derive(Clone, Debug)]
 pub struct Handoff {
-    pub(super) original_dst: Map<FlowKey, Place>,
-    pub(super) client_names: Map<FlowKey, Place>,
-    pub(super) refused: Map<RefusedKey, u64>,
+    original_dst: Map<FlowKey, Dialled>,
+    /// How many are in there, of all and of each network namespace: what the
+    /// hooks let in depends on it.
+    pending: Arc<Counters>,
+    client_names: Map<FlowKey, Place>,
+    named: Arc<AtomicUsize>,
+    refused: Map<RefusedKey, u64>,
 }
+
+/// Place of all in `PENDING`.
+const ALL: usize = 0;
 
 /// What a server application sees as its client, until this is dropped.
 #[derive(Debug)]
 #[must_use = "the name is gone when this is dropped"]
 pub struct ClientName {
     names: Map<FlowKey, Place>,
+    named: Arc<AtomicUsize>,
     flow: FlowKey,
 }
 
 impl Handoff {
+    pub(super) fn open(maps: &Path) -> Result<Self, KernelError> {
+        let pending = sys::open_pin(&maps.join(name::PENDING))
+            .and_then(|map| Counters::map(map, capacity::PENDING))
+            .of_map(name::PENDING, "mapped")?;
+        Ok(Self {
+            original_dst: programs::map(maps, name::ORIGINAL_DST)?,
+            pending: Arc::new(pending),
+            client_names: programs::map(maps, name::CLIENT_NAMES)?,
+            named: Arc::default(),
+            refused: programs::map(maps, name::REFUSED)?,
+        })
+    }
+
     /// The destination that the application dialled, taken out of the map;
     /// `source` is the accepted socket's peer and `captured_at` its own
     /// address. `None`: nobody was captured there, or the application gave up
@@ -40,10 +66,18 @@ impl Handoff {
         captured_at: SocketAddr,
     ) -> io::Result<Option<OriginalDst>> {
         let flow = FlowKey::new(cookie, endpoint(source), endpoint(captured_at));
-        Ok(self
-            .original_dst
-            .take(&flow)?
-            .map(|place| OriginalDst(socket_addr(place.endpoint()))))
+        let taken = self.take(&flow)?;
+        Ok(taken.map(|dialled| OriginalDst(socket_addr(dialled.endpoint()))))
+    }
+
+    fn take(&self, flow: &FlowKey) -> io::Result<Option<Dialled>> {
+        let taken = self.original_dst.take(flow)?;
+        if let Some(dialled) = &taken {
+            for place in [ALL, dialled.account as usize] {
+                self.pending.add(place, -1);
+            }
+        }
+        Ok(taken)
     }
 
     /// Tells the server application at `app` that whoever dials it from
@@ -58,8 +92,10 @@ impl Handoff {
         let flow = FlowKey::new(cookie, endpoint(dialled_from), endpoint(app));
         self.client_names
             .put(&flow, &Place::new(endpoint(client.0)))?;
+        self.named.fetch_add(1, Ordering::Relaxed);
         Ok(ClientName {
             names: self.client_names.clone(),
+            named: Arc::clone(&self.named),
             flow,
         })
     }
@@ -76,17 +112,39 @@ impl Handoff {
     pub(super) fn forget(&self, cookie: u64) -> io::Result<()> {
         for flow in self.original_dst.keys()? {
             if flow.cookie == cookie {
-                self.original_dst.remove(&flow)?;
+                self.take(&flow)?;
             }
         }
         Ok(())
+    }
+
+    /// Nobody asks any more for what an earlier daemon was handed.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.original_dst.clear()?;
+        // Also mends what a daemon that was killed between two steps counted
+        // wrong. What a hook counts at this very moment is off by one at most.
+        self.pending.reset();
+        self.client_names.clear()
+    }
+
+    /// Entries of `ORIGINAL_DST`.
+    pub(super) fn waiting(&self) -> usize {
+        usize::try_from(self.pending.get(ALL)).unwrap_or(0)
+    }
+
+    /// Entries of `CLIENT_NAMES`.
+    pub(super) fn named(&self) -> usize {
+        self.named.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for ClientName {
     fn drop(&mut self) {
-        if let Err(error) = self.names.remove(&self.flow) {
-            tracing::warn!(%error, "a client's name stays in the kernel's map");
+        match self.names.remove(&self.flow) {
+            Ok(_) => {
+                self.named.fetch_sub(1, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "a client's name stays in the kernel's map"),
         }
     }
 }

@@ -98,6 +98,13 @@ impl NetnsLinks {
         remove_file(&self.pin(cookie))
     }
 
+    /// Whether what its link was attached to is gone. One whose pin somebody
+    /// removed tells nothing, and counts as living.
+    pub(super) fn is_husk(&self, cookie: u64) -> Result<bool, KernelError> {
+        let info = inspect(&self.pin(cookie), Hook::SkLookup)?;
+        Ok(info.is_some_and(|info| info.target == 0))
+    }
+
     /// Cookies of the pinned links, and whether their network namespace lives.
     pub(super) fn all(&self) -> Result<Vec<(u64, bool)>, KernelError> {
         let mut found = Vec::new();

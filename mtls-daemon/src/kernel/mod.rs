@@ -11,6 +11,7 @@ mod btf;
 mod detach;
 mod error;
 mod events;
+mod found_at;
 mod handoff;
 mod host;
 mod links;
@@ -40,6 +41,7 @@ use mtls_common::maps::{
 pub use detach::{Detached, detach};
 pub use error::KernelError;
 pub use events::{Event, Events};
+pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
 pub use mtls_common::counters::{Hook, Outcome};
 
@@ -69,6 +71,7 @@ pub struct Enrolment<'a> {
     /// Cookie of its network namespace: the key of everything the hooks know about it.
     pub cookie: u64,
     pub netns: BorrowedFd<'a>,
+    pub found_at: FoundAt,
     /// Its cgroup, if known; it must not be the daemon's.
     pub cgroup_id: Option<u64>,
     /// The first of each family is the address that applications see as their own.
@@ -221,19 +224,37 @@ impl Kernel {
         self.netns_links.remove(cookie)
     }
 
-    /// Forgets a network namespace. If it still lives it is unknown from now on.
-    pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
-        self.workloads.forget(cookie)?;
-        self.netns_links.remove(cookie)?;
+    /// Nobody serves a network namespace for now: its connections are refused.
+    /// What its applications have opened and nobody took is forgotten.
+    pub fn unserve(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.handoff
             .forget(cookie)
             .of_map(name::ORIGINAL_DST, "swept")
     }
 
-    /// Cookies of the network namespaces that the hooks know, with those that
-    /// an earlier daemon classified.
-    pub fn known(&self) -> Vec<u64> {
-        self.workloads.cookies()
+    /// Forgets a network namespace. If it still lives it is unknown from now on.
+    pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.workloads.forget(cookie)?;
+        self.netns_links.remove(cookie)?;
+        self.unserve(cookie)
+    }
+
+    /// The network namespaces that the hooks know, by cookie, with those that
+    /// an earlier daemon classified, but for the host's.
+    pub fn known(&self) -> Vec<(u64, Standing)> {
+        let mut known = self.workloads.standings();
+        known.retain(|(cookie, _)| *cookie != self.host_cookie);
+        known
+    }
+
+    pub fn is_enrolled(&self, cookie: u64) -> bool {
+        self.workloads.is_enrolled(cookie)
+    }
+
+    /// Whether the kernel has freed an enrolled network namespace: nothing
+    /// runs in it and nothing ever will.
+    pub fn is_gone(&self, cookie: u64) -> Result<bool, KernelError> {
+        self.netns_links.is_husk(cookie)
     }
 
     /// Gives a listener what its kind takes. It must have SO_REUSEADDR, or a
@@ -321,32 +342,26 @@ impl Kernel {
         Ok(counters)
     }
 
-    /// How full the maps are that can be full.
+    /// How full the maps are that can be full, without a system call.
     pub fn map_usage(&self) -> Vec<MapUsage> {
-        let kept = self
-            .workloads
-            .usage()
-            .map(|(name, entries, capacity)| (name, Some(entries), capacity));
         let handed = [
             (
                 name::ORIGINAL_DST,
-                self.handoff.original_dst.len().ok(),
+                self.handoff.waiting(),
                 capacity::ORIGINAL_DST,
             ),
             (
                 name::CLIENT_NAMES,
-                self.handoff.client_names.len().ok(),
+                self.handoff.named(),
                 capacity::CLIENT_NAMES,
             ),
         ];
-        kept.into_iter()
-            .chain(handed)
-            .filter_map(|(name, entries, capacity)| {
-                Some(MapUsage {
-                    name,
-                    entries: entries? as u64,
-                    capacity: capacity as u64,
-                })
+        let kept = self.workloads.usage().into_iter();
+        kept.chain(handed)
+            .map(|(name, entries, capacity)| MapUsage {
+                name,
+                entries: entries as u64,
+                capacity: capacity as u64,
             })
             .collect()
     }

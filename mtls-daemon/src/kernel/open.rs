@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Pod;
 use mtls_common::maps::{
-    AddressKey, FlowKey, LAYOUT, Netns, Node, Place, PortKey, RefusedKey, capacity, name,
+    AddressKey, Dialled, FlowKey, LAYOUT, Netns, Node, PortKey, RefusedKey, capacity, name,
 };
 
 use super::btf::Offsets;
@@ -73,11 +73,7 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
         exempt: programs::map(&folders.maps, name::EXEMPT)?,
         listeners: programs::map(&folders.maps, name::LISTENERS)?,
         counters: programs::counters(&folders.maps)?,
-        handoff: Handoff {
-            original_dst: programs::map(&folders.maps, name::ORIGINAL_DST)?,
-            client_names: programs::map(&folders.maps, name::CLIENT_NAMES)?,
-            refused: programs::map(&folders.maps, name::REFUSED)?,
-        },
+        handoff: Handoff::open(&folders.maps)?,
         workloads: Workloads::adopt(&folders.maps)?,
         links: Links::new(folders.links.clone()),
         netns_links: NetnsLinks::new(folders.netns.clone()),
@@ -102,7 +98,7 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
         cgroup = %kernel.point.path().display(),
         adopted,
         instance,
-        namespaces = kernel.workloads.cookies().len(),
+        namespaces = kernel.known().len(),
         "opened the kernel side"
     );
     Ok(kernel)
@@ -120,14 +116,7 @@ impl Kernel {
                 self.exempt.remove(&id).of_map(name::EXEMPT, "written")?;
             }
         }
-        self.handoff
-            .original_dst
-            .clear()
-            .of_map(name::ORIGINAL_DST, "emptied")?;
-        self.handoff
-            .client_names
-            .clear()
-            .of_map(name::CLIENT_NAMES, "emptied")?;
+        self.handoff.clear().of_map(name::ORIGINAL_DST, "emptied")?;
         for (cookie, alive) in self.netns_links.all()? {
             if !alive {
                 tracing::info!(cookie, "a workload's network namespace is gone");
@@ -208,9 +197,10 @@ fn check_layout(maps: &Path) -> Result<(), KernelError> {
 
 /// The forms of the maps whose contents outlive a daemon. aya takes over any
 /// map of the right name.
-fn forms() -> [(&'static str, MapForm); 7] {
+fn forms() -> [(&'static str, MapForm); 8] {
     // From <linux/bpf.h>, enum bpf_map_type.
     const HASH: u32 = 1;
+    const ARRAY: u32 = 2;
     const LPM_TRIE: u32 = 11;
     type NetworkKey = aya::maps::lpm_trie::Key<mtls_common::maps::NetworkKey>;
     [
@@ -227,8 +217,9 @@ fn forms() -> [(&'static str, MapForm); 7] {
         (name::PORTS, form::<PortKey, u32>(HASH, capacity::PORTS)),
         (
             name::ORIGINAL_DST,
-            form::<FlowKey, Place>(HASH, capacity::ORIGINAL_DST),
+            form::<FlowKey, Dialled>(HASH, capacity::ORIGINAL_DST),
         ),
+        (name::PENDING, form::<u32, i64>(ARRAY, capacity::PENDING)),
         (name::REFUSED, form::<RefusedKey, u64>(9, capacity::REFUSED)),
     ]
 }

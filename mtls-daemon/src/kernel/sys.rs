@@ -8,7 +8,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aya::Pod;
 
@@ -341,17 +343,94 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
-    pub(super) fn len(&self) -> io::Result<usize> {
-        self.keys().map(|keys| keys.len())
-    }
-
     /// Removes everything.
-    pub(super) fn clear(&self) -> io::Result<usize> {
-        let keys = self.keys()?;
-        for key in &keys {
+    pub(super) fn clear(&self) -> io::Result<()> {
+        for key in &self.keys()? {
             self.remove(key)?;
         }
-        Ok(keys.len())
+        Ok(())
+    }
+}
+
+/// An array of counters that the hooks and every thread change in place.
+#[derive(Debug)]
+pub(super) struct Counters {
+    first: NonNull<AtomicI64>,
+    count: usize,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a pointer that is shared says nothing about itself"
+)]
+// SAFETY: it leads to atomic integers, which stay mapped until the drop.
+unsafe impl Send for Counters {}
+#[expect(
+    unsafe_code,
+    reason = "a pointer that is shared says nothing about itself"
+)]
+// SAFETY: the same.
+unsafe impl Sync for Counters {}
+
+impl Counters {
+    /// Maps an array map of 64-bit values that was made for it.
+    #[expect(unsafe_code, reason = "the kernel gives memory as an address")]
+    pub(super) fn map(map: OwnedFd, count: usize) -> io::Result<Self> {
+        let form = map_form(map.as_fd())?;
+        if form.value as usize != size_of::<AtomicI64>() || form.capacity as usize != count {
+            let what = format!("{form:?}, not {count} counters");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        // SAFETY: a new mapping, of no more than the map has.
+        let first = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<AtomicI64>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if first == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(first.cast::<AtomicI64>()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { first, count })
+    }
+
+    #[expect(unsafe_code, reason = "the kernel gives memory as an address")]
+    fn all(&self) -> &[AtomicI64] {
+        // SAFETY: so many were mapped, aligned to a page and set to zero when
+        // the map was made; all who share them change them atomically.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+
+    /// A place that is not there, such as another version may name, counts nothing.
+    pub(super) fn add(&self, place: usize, by: i64) {
+        if let Some(counter) = self.all().get(place) {
+            counter.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn get(&self, place: usize) -> i64 {
+        self.all()
+            .get(place)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn reset(&self) {
+        for counter in self.all() {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counters {
+    #[expect(unsafe_code, reason = "the kernel takes memory back by its address")]
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nothing borrows it now.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), size_of_val(self.all())) };
     }
 }
 

@@ -15,7 +15,7 @@ use super::error::{KernelError, While};
 use super::networks::{Networks, table};
 use super::programs;
 use super::sys::Map;
-use super::{Enrolment, Slots};
+use super::{Enrolment, FoundAt, Slots, Standing};
 
 #[derive(Debug)]
 pub(super) struct Workloads {
@@ -90,8 +90,15 @@ impl Workloads {
         Ok(())
     }
 
-    pub(super) fn cookies(&self) -> Vec<u64> {
-        self.known.keys().copied().collect()
+    pub(super) fn standings(&self) -> Vec<(u64, Standing)> {
+        let standings = self.known.iter().map(|(&cookie, known)| {
+            let standing = match known.netns.standing {
+                Netns::STRICT => Standing::Enrolled(FoundAt(known.netns.found_at)),
+                _ => Standing::NotEnrolled,
+            };
+            (cookie, standing)
+        });
+        standings.collect()
     }
 
     pub(super) fn is_enrolled(&self, cookie: u64) -> bool {
@@ -125,6 +132,7 @@ impl Workloads {
                 .map(|&ip| Ip::from(ip))
         };
         Ok(Netns {
+            found_at: enrolment.found_at.0,
             standing: Netns::STRICT,
             slot_base,
             spread,

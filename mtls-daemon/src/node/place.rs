@@ -1,6 +1,11 @@
 //! Putting workloads into place, again and again: what is there is enrolled,
 //! what is gone is withdrawn, what was made anew is enrolled as a new one.
+//!
+//! Enforcement is for a network namespace and not for its name: whatever
+//! becomes of its place, what runs in it is refused until it is served again,
+//! or the kernel has freed it, or the operator has given it up.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
@@ -10,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::config::{self, Mode};
-use crate::kernel::{Enrolment, ListenerKind, Slots};
+use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots, Standing};
 use crate::netns::{self, Cookie, Family, Netns};
 use crate::reason::Reason;
 use crate::worker::Command;
@@ -41,27 +46,76 @@ impl Node {
             };
             changed |= self.settle(enrolled, others);
         }
+        let placed = workloads.values().filter_map(Enrolled::cookie).collect();
         drop(workloads);
+        self.let_go(&placed);
         if changed {
             self.changes.send_replace(());
         }
     }
 
-    /// Take a workload out of the hooks and off its worker.
-    pub fn withdraw(&self, enrolled: &mut Enrolled, why: &str) {
-        if let Some(cookie) = enrolled.cookie()
-            && let Err(error) = self.kernel.borrow_mut().remove(cookie.0)
-        {
-            tracing::error!(workload = %enrolled.wanted.name, %error, "removing from the hooks");
+    /// Make the hooks forget the network namespaces that no workload is in,
+    /// if they are gone, or given up, or were only left alone. An earlier
+    /// daemon's are among them.
+    fn let_go(&self, placed: &HashSet<Cookie>) {
+        let mut kernel = self.kernel.borrow_mut();
+        for (cookie, standing) in kernel.known() {
+            if placed.contains(&Cookie(cookie)) {
+                continue;
+            }
+            let why = match standing {
+                Standing::NotEnrolled => "it was left alone",
+                Standing::Enrolled(found_at) if self.gave_up(found_at) => {
+                    "the configuration has given it up"
+                }
+                Standing::Enrolled(_) => match kernel.is_gone(cookie) {
+                    Ok(true) => "it is gone",
+                    Ok(false) => continue,
+                    Err(error) => {
+                        tracing::error!(cookie, %error, "looking after a network namespace");
+                        continue;
+                    }
+                },
+            };
+            match kernel.remove(cookie) {
+                Ok(()) => tracing::info!(cookie, why, "network namespace let go"),
+                Err(error) => tracing::error!(cookie, %error, "removing from the hooks"),
+            }
         }
-        self.take_off(enrolled, why);
+    }
+
+    /// Whether nothing that the configuration enrols is where a network
+    /// namespace was found.
+    fn gave_up(&self, found_at: FoundAt) -> bool {
+        let config = self.config.borrow();
+        found_at != FoundAt::BY_HAND
+            && !config.workloads.iter().any(|workload| {
+                config.mode_of(workload) != Mode::Off && FoundAt::place(&workload.place) == found_at
+            })
+    }
+
+    fn found_at(&self, wanted: &config::Workload) -> FoundAt {
+        let added = self.origin.added.borrow();
+        if added.iter().any(|added| added.name == wanted.name) {
+            FoundAt::BY_HAND
+        } else {
+            FoundAt::place(&wanted.place)
+        }
     }
 
     /// Take a workload off its worker. Its hooks stay, and with no listener
     /// behind them they refuse.
-    pub fn take_off(&self, enrolled: &mut Enrolled, why: &str) {
-        if enrolled.cookie().is_some() {
-            tracing::info!(workload = %enrolled.wanted.name, why, "workload withdrawn");
+    pub fn withdraw(&self, enrolled: &mut Enrolled, why: &str) {
+        if let Some(cookie) = enrolled.cookie() {
+            tracing::info!(
+                workload = %enrolled.wanted.name,
+                cookie = cookie.0,
+                why,
+                "workload withdrawn"
+            );
+            if let Err(error) = self.kernel.borrow_mut().unserve(cookie.0) {
+                tracing::error!(cookie = cookie.0, %error, "sweeping what it left");
+            }
         }
         if let Placed::Served(workload, home) = &enrolled.placed {
             // A worker that has ended ends the process.
@@ -173,18 +227,26 @@ impl Node {
     }
 
     /// Tell the hooks all that is known about a workload, for the first time
-    /// or anew. Returns its addresses, the configured ones first.
+    /// or anew. Returns its addresses, the configured ones first. One whose
+    /// addresses are not all there is not served, and refused meanwhile.
     fn hook(
         &self,
         wanted: &config::Workload,
         netns: &Netns,
         cgroup_id: Option<u64>,
     ) -> Result<(Slots, Vec<IpAddr>), Fault> {
-        let addresses = own_addresses(wanted, netns)?;
+        let (addresses, missing) = own_addresses(wanted, netns)?;
         let network = &self.config.borrow().network;
-        let slots = self.kernel.borrow_mut().enrol(&Enrolment {
+        let mut kernel = self.kernel.borrow_mut();
+        if let Some(fault) = &missing
+            && kernel.is_enrolled(netns.cookie().0)
+        {
+            return Err(fault.clone());
+        }
+        let slots = kernel.enrol(&Enrolment {
             cookie: netns.cookie().0,
             netns: netns.as_fd(),
+            found_at: self.found_at(wanted),
             cgroup_id,
             addresses: addresses.clone(),
             excluded: wanted.excluded.clone(),
@@ -199,7 +261,10 @@ impl Node {
             spread: SPREAD,
         });
         let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
-        Ok((slots, addresses))
+        match missing {
+            Some(fault) => Err(fault),
+            None => Ok((slots, addresses)),
+        }
     }
 
     /// After a change of the node's own exclusions: the workloads that stay
@@ -279,34 +344,36 @@ fn both(node: &[u16], workload: &[u16]) -> Vec<u16> {
     [node, workload].concat()
 }
 
-/// The configured addresses, then whatever else is assigned.
-fn own_addresses(wanted: &config::Workload, netns: &Netns) -> Result<Vec<IpAddr>, Fault> {
+/// The configured addresses, then whatever else is assigned; and what is wrong
+/// if some of the configured ones are not.
+fn own_addresses(
+    wanted: &config::Workload,
+    netns: &Netns,
+) -> Result<(Vec<IpAddr>, Option<Fault>), Fault> {
     let assigned = netns.addresses().map_err(|error| {
         Fault::new(
             Reason::Internal,
             format!("reading the namespace's addresses: {error}"),
         )
     })?;
-    let missing: Vec<String> = wanted
+    let (mut addresses, missing): (Vec<_>, Vec<_>) = wanted
         .addresses
         .iter()
-        .filter(|address| !assigned.contains(address))
-        .map(ToString::to_string)
-        .collect();
-    if !missing.is_empty() {
+        .partition(|address| assigned.contains(address));
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let fault = (!missing.is_empty()).then(|| {
         let what = format!(
             "{} is not assigned in its network namespace",
             missing.join(", ")
         );
-        return Err(Fault::new(Reason::AddressNotAssigned, what));
-    }
-    let mut addresses = wanted.addresses.clone();
+        Fault::new(Reason::AddressNotAssigned, what)
+    });
     addresses.extend(
         assigned
             .into_iter()
             .filter(|address| !wanted.addresses.contains(address)),
     );
-    Ok(addresses)
+    Ok((addresses, fault))
 }
 
 fn is_without_v6(error: &io::Error) -> bool {

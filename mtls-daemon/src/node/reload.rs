@@ -148,13 +148,12 @@ impl Node {
                 enrolled.wanted = new.clone();
                 return true;
             }
-            match config.workloads.iter().find(|new| new.name == *name) {
-                // It is enrolled again in a moment, and not open till then.
-                Some(new) if new.place == enrolled.wanted.place => {
-                    self.take_off(enrolled, "its configuration changed");
-                }
-                _ => self.withdraw(enrolled, "it is not configured any more"),
-            }
+            let why = match config.workloads.iter().any(|new| new.name == *name) {
+                true => "its configuration changed",
+                false => "it is not configured any more",
+            };
+            // Whatever is enrolled again in a moment is not open till then.
+            self.withdraw(enrolled, why);
             self.identities.withdraw(name);
             self.metrics.forget_certificate(name);
             false

@@ -201,12 +201,14 @@ impl Node {
         let name = added.name.clone();
         let mut with = Config::clone(&config);
         with.workloads.push(added.clone());
-        let installed = self.install(with);
-        installed.map_err(|error| EnrolRefusal {
-            reason: Reason::AttachFailed,
-            detail: error.to_string(),
-        })?;
         self.origin.added.borrow_mut().push(added);
+        self.install(with).map_err(|error| {
+            self.origin.added.borrow_mut().pop();
+            EnrolRefusal {
+                reason: Reason::AttachFailed,
+                detail: error.to_string(),
+            }
+        })?;
         Ok(name)
     }
 

@@ -2,14 +2,15 @@
 
 use std::fs;
 
+use mtls_common::maps::capacity;
 use mtls_daemon::addr::OriginalDst;
-use mtls_daemon::kernel::ListenerKind;
+use mtls_daemon::kernel::{Hook, ListenerKind, Outcome};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::player::Client;
 use mtls_tests::script::{Connect, SocketKind, Step};
 use mtls_tests::{Family, Pod, Result, ensure, ensure_eq, play, two_nodes};
 
-use super::stage::Stage;
+use super::stage::{Said, Stage};
 
 /// An application that sends and closes before the daemon looks: what it sent
 /// is not lost.
@@ -101,6 +102,59 @@ fn kernel_knows_nothing_of_who_dials_the_capture_address() -> Result {
         // Closed with the linger option that its listener has: a reset.
         drop(accepted);
         ensure_eq(dialling.ended()?.error(), "ECONNRESET", "its end")
+    })
+}
+
+/// A pod that opens connections without end, faster than anybody accepts them,
+/// gets half of the room at most: others find theirs.
+#[test]
+fn kernel_keeps_room_for_others() -> Result {
+    const HALF: u64 = capacity::ORIGINAL_DST as u64 / 2;
+    play("kernel-greedy", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (greedy, modest, server) = (a.pod("greedy")?, a.pod("modest")?, b.pod("server")?);
+        let mut stage = Stage::attached(&a)?;
+        let of_greedy = stage.enrol(&greedy)?;
+        let post = stage.enrol(&modest)?;
+        // Each process has a limit of descriptors, each destination of ports.
+        let mut crowd = Vec::new();
+        for port in 1..=3 {
+            let many = Connect::to(server.at(Family::V4, port), [Step::Hold]);
+            crowd.push(greedy.connect_as(many.many(12_000, 12_000))?);
+        }
+        wait_for(
+            Deadline::default(),
+            || "the greedy pod to be refused",
+            || {
+                let refused = stage.count(Hook::Connect4, Outcome::RefusedPending)?;
+                Ok((refused > 1000).then_some(()))
+            },
+        )?;
+        // Two CPUs may ask at the same time.
+        let waiting = stage.entries("ORIGINAL_DST")?;
+        ensure((HALF - 10..HALF + 10).contains(&waiting), || {
+            format!("{waiting} wait")
+        })?;
+
+        let to = server.at(Family::V4, 8080);
+        let mut running = modest.connect_as(Connect::to(to, [Step::Say("me too".into())]))?;
+        let (accepted, original) = post.accept_captured(&mut stage, ListenerKind::CaptureV4)?;
+        ensure_eq(original, Some(OriginalDst(to)), "where the modest one went")?;
+        accepted.talk("me too", "")?;
+        ensure(running.ended()?.is_well(), || "the modest one")?;
+
+        for client in &mut crowd {
+            client.process().kill()?;
+        }
+        // What is left sits in the queue of the daemon's listener, as of any
+        // application that has gone early.
+        wait_for(
+            Deadline::default(),
+            || "what nobody can take to go",
+            || Ok((stage.entries("ORIGINAL_DST")? <= 4097).then_some(())),
+        )?;
+        stage.kernel().unserve(of_greedy.cookie).said()?;
+        ensure_eq(stage.entries("ORIGINAL_DST")?, 0, "destinations left")
     })
 }
 

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use mtls_daemon::addr::OriginalDst;
 use mtls_daemon::config::{Outside, Udp, Unknown};
 use mtls_daemon::kernel::{
-    Enrolment, Event, Events, Hook, Kernel, KernelError, ListenerKind, Options, Outcome, Slots,
+    Enrolment, Event, Events, FoundAt, Hook, Kernel, KernelError, ListenerKind, Options, Outcome,
+    Slots,
 };
 use mtls_daemon::netns::{self, Netns};
 use mtls_tests::deadline::{Deadline, PATIENCE};
@@ -128,6 +129,7 @@ impl Stage {
         let mut enrolment = Enrolment {
             cookie: netns.cookie().0,
             netns: netns.as_fd(),
+            found_at: FoundAt::BY_HAND,
             cgroup_id: Some(pod.cgroup().id()?),
             addresses: pod.addresses().to_vec(),
             excluded: Vec::new(),
