@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::error::{KernelError, While};
-use super::host;
 use super::open::Folders;
+use super::{host, sys};
 
 /// What `detach` removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,9 +37,9 @@ pub fn detach(pins: &Path) -> Result<Detached, KernelError> {
     }
     let daemon_running = matches!(host::lock(pins), Err(KernelError::Held { .. }));
     let folders = Folders::below(pins);
-    let mut links = remove_tree(&folders.links)?;
-    links += remove_tree(&folders.netns)?;
-    let maps = remove_tree(pins)?;
+    let mut links = remove_tree(&folders.links, take_off)?;
+    links += remove_tree(&folders.netns, take_off)?;
+    let maps = remove_tree(pins, |_| {})?;
     Ok(Detached {
         links,
         maps,
@@ -46,8 +47,16 @@ pub fn detach(pins: &Path) -> Result<Detached, KernelError> {
     })
 }
 
+/// Without this a link would go with its pin as well, only some time later.
+fn take_off(pin: &Path) {
+    let taken_off = sys::open_pin(pin).and_then(|link| sys::detach_link(link.as_fd()));
+    if let Err(error) = taken_off {
+        tracing::debug!(pin = %pin.display(), %error, "goes with its pin");
+    }
+}
+
 /// Removes a folder with all in it; how many files there were.
-fn remove_tree(folder: &Path) -> Result<usize, KernelError> {
+fn remove_tree(folder: &Path, before: fn(&Path)) -> Result<usize, KernelError> {
     let mut files = 0;
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -57,8 +66,9 @@ fn remove_tree(folder: &Path) -> Result<usize, KernelError> {
     for entry in entries {
         let path = entry.on("reading", folder)?.path();
         if path.is_dir() {
-            files += remove_tree(&path)?;
+            files += remove_tree(&path, before)?;
         } else {
+            before(&path);
             fs::remove_file(&path).on("removing", &path)?;
             files += 1;
         }

@@ -27,6 +27,7 @@ const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// The arguments of a command: 64-bit words, as many as the command reads. The
 /// kernel takes what is missing for zero.
@@ -106,6 +107,11 @@ pub(super) fn create_link(
 /// the same is for the caller to know.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_UPDATE, &[pair(number(link), number(program)), 0]).map(drop)
+}
+
+/// Takes a link off what it is attached to, whoever holds it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &[pair(number(link), 0)]).map(drop)
 }
 
 /// What a link says about itself.
