@@ -106,7 +106,7 @@ fn kernel_refuses_a_private_bpffs() -> Result {
     let words = "only this mount namespace has";
     without("lacks-host", words, |options| {
         in_own_mounts(|| {
-            let bpffs = options.pins.parent().unwrap_or(Path::new("/"));
+            let bpffs = options.pins.parent().unwrap_or_else(|| Path::new("/"));
             mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), NONE)
                 .doing(|| "mounting a bpffs")?;
             Ok(opened(options))
