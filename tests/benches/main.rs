@@ -1,48 +1,66 @@
-//! `cargo xtask bench`: what the way through two daemons costs, each figure as
-//! a ratio to plain TCP between the same nodes in the same run. README.md
-//! beside this file has the method and the figures.
+//! `cargo xtask bench`: what the way through two daemons costs, beside plain
+//! TCP and beside others, in one run. README.md beside this file has the
+//! method and the figures.
 #![expect(clippy::print_stdout, reason = "this is a program for people")]
 #![expect(clippy::print_stderr, reason = "this is a program for people")]
 
-mod course;
+// What is run in the pods.
+mod chain;
+mod handshake;
 mod load;
-mod rounds;
+
+// Who is measured, and where.
+mod account;
+mod candidates;
+mod course;
+mod relay;
+
+// What is measured, and what came of it.
+mod bench;
+mod families;
+mod figures;
+mod machine;
+mod options;
+mod report;
 
 use std::process::ExitCode;
 
-use mtls_tests::{Result, Scene};
+use mtls_tests::{Doing, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use course::Course;
-use load::Kind;
-use rounds::Row;
-
-const USAGE: &str = "usage: cargo xtask bench [--rounds N] [--seconds N]";
-
-/// What is measured: the kind of work and the connections at once.
-const WORK: [(Kind, usize); 4] = [
-    (Kind::Bulk, 1),
-    (Kind::RequestResponse, 1),
-    (Kind::RequestResponse, 64),
-    (Kind::ConnectRequestClose, 64),
-];
-
-struct Options {
-    rounds: usize,
-    /// Of each measurement.
-    seconds: u64,
-}
+use bench::Bench;
+use figures::Figures;
+use machine::Machine;
+use options::{Options, USAGE};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // In the pods this program is the server and the client, too.
+    // In the pods this program is the server, the client and the chain, too.
     let result = match words.as_slice() {
         ["--serve", port] => load::serve(port),
-        ["--load", kind, to, connections, seconds] => load::run(kind, to, connections, seconds),
-        _ => match parse(&words) {
-            Some(options) => bench(&options),
+        ["--load", to, kind, connections, millis] => load::run(to, kind, connections, millis),
+        ["--hold", to, connections] => load::hold(to, connections),
+        ["--in-turn", to, connections] => load::in_turn(to, connections),
+        ["--first-and-next", to] => load::first_and_next(to),
+        ["--serve-handshakes", port, certificate, key, bundle] => {
+            handshake::serve(port, certificate, key, bundle)
+        }
+        ["--handshake", to, certificate, key, bundle] => {
+            handshake::run(to, certificate, key, bundle)
+        }
+        ["--strangers", to, a_second, certificate, key, bundle] => {
+            handshake::strangers(to, a_second, certificate, key, bundle)
+        }
+        ["--chain", listen, to] => chain::run(listen, to),
+        ["--publish", file] => report::publish(file),
+        _ => match Options::parse(&words) {
+            Some(options) => measure(options),
             None => {
                 eprintln!("{USAGE}");
+                for family in families::ALL {
+                    eprintln!("  {:<12} {}", family.name, family.about);
+                }
                 return ExitCode::from(2);
             }
         },
@@ -56,46 +74,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(words: &[&str]) -> Option<Options> {
-    let mut options = Options {
-        rounds: 6,
-        seconds: 3,
+fn measure(options: Options) -> Result {
+    raise_descriptor_limit()?;
+    let machine = Machine::here();
+    println!("{}", machine.describe());
+    let names: Vec<_> = options.candidates.iter().map(|c| c.name()).collect();
+    println!(
+        "{} rounds of {} ms, in turn: {}",
+        options.rounds,
+        options.span.as_millis(),
+        names.join(", ")
+    );
+    let mut bench = Bench {
+        options,
+        figures: Figures::new(machine),
     };
-    for pair in words.chunks(2) {
-        match pair {
-            ["--rounds", number] => options.rounds = number.parse().ok().filter(|n| *n > 0)?,
-            ["--seconds", number] => options.seconds = number.parse().ok().filter(|n| *n > 0)?,
-            _ => return None,
-        }
+    let ran = bench.run();
+    // What was measured before something failed is worth keeping.
+    if let Some(file) = bench.options.json.clone() {
+        bench.figures.write(&file)?;
+        println!("\nfigures: {}", file.display());
     }
-    Some(options)
+    ran
 }
 
-fn bench(options: &Options) -> Result {
-    let scene = Scene::new("bench")?;
-    let mut course = Course::build(&scene)?;
-    println!(
-        "{} rounds of {} s, direct and through the daemons in turn",
-        options.rounds, options.seconds
-    );
-    println!("{}", Row::heading());
-    for (kind, connections) in WORK {
-        let mut row = Row::new(kind, connections);
-        // Once without counting: tunnels are made, caches are warm.
-        course.direct(kind, connections, 1)?;
-        course.mesh(kind, connections, 1)?;
-        for round in 0..options.rounds {
-            // Whatever else the machine does meets both; neither is always first.
-            let (direct, mesh) = if round % 2 == 0 {
-                let direct = course.direct(kind, connections, options.seconds)?;
-                (direct, course.mesh(kind, connections, options.seconds)?)
-            } else {
-                let mesh = course.mesh(kind, connections, options.seconds)?;
-                (course.direct(kind, connections, options.seconds)?, mesh)
-            };
-            row.add(direct, mesh);
-        }
-        println!("{row}");
-    }
-    Ok(())
+/// Ten thousand connections are held; what is started inherits the limit.
+fn raise_descriptor_limit() -> Result {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "reading RLIMIT_NOFILE")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(|| "raising RLIMIT_NOFILE")
 }

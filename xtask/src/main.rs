@@ -28,14 +28,14 @@ use setup::Need;
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [NEED..]     install what is missing: build, kernel, apps, envoy, emulator (default: build apps)
+  setup [NEED..]     install what is missing: build, kernel, apps, envoy, peers, emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
   demo [--keep] [--sabotage wrong-root] | --stop
                      two virtual nodes, real programs, and what is measured of them (root)
   test [FILTER..]    unit and property tests, then the stories with real programs (root)
-  bench [--rounds N] [--seconds N]
-                     what the way through two daemons costs, against plain TCP (root)
+  bench [--quick] [--peer NAME..] [--only FAMILY..] [--json FILE] | --help
+                     what the way through two daemons costs, beside plain TCP and others (root)
   kernels [VERSION..] [-- STORY..]
                      the kernel's stories on Debian kernels in an emulator (default: 6.1)
   soak [MINUTES]     the demo's applications over and over, with crashes; nothing may grow (root)

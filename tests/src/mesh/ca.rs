@@ -90,9 +90,21 @@ impl Ca {
 
     /// A certificate for any identity, of this trust domain or another.
     pub fn leaf(&self, name: &str, identity: &str) -> Result<Leaf> {
+        self.issue(name, vec![uri(identity)?])
+    }
+
+    /// The same with a name of the host too, for programs that know no other.
+    pub fn leaf_for_host(&self, name: &str, identity: &str, host: &str) -> Result<Leaf> {
+        let host = Ia5String::try_from(host)
+            .map(SanType::DnsName)
+            .map_err(unissued)?;
+        self.issue(name, vec![uri(identity)?, host])
+    }
+
+    fn issue(&self, name: &str, names: Vec<SanType>) -> Result<Leaf> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri(identity)?];
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,

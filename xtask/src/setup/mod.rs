@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Apps,
     /// Envoy, as the tunnel's peer.
     Envoy,
+    /// Others that give mutual TLS, for the benchmark.
+    Peers,
     /// A machine emulator, to boot other kernels.
     Emulator,
 }
@@ -31,9 +33,10 @@ impl Need {
             "kernel" => Ok(Self::Kernel),
             "apps" => Ok(Self::Apps),
             "envoy" => Ok(Self::Envoy),
+            "peers" => Ok(Self::Peers),
             "emulator" => Ok(Self::Emulator),
             _ => Err(Failure::usage(format!(
-                "setup knows build, kernel, apps, envoy and emulator, not {word:?}"
+                "setup knows build, kernel, apps, envoy, peers and emulator, not {word:?}"
             ))),
         }
     }
@@ -49,6 +52,9 @@ pub(crate) fn run(needs: &[Need]) -> Result {
     let mut wanted = Vec::new();
     if needs.contains(&Need::Apps) {
         wanted.extend(packages::APPS);
+    }
+    if needs.contains(&Need::Peers) {
+        wanted.extend(packages::PEERS);
     }
     if needs.contains(&Need::Emulator) {
         wanted.extend(packages::EMULATOR);

@@ -64,6 +64,19 @@ pub(crate) const APPS: &[Package] = &[
     program("redis-tools", "redis-benchmark"),
 ];
 
+/// What the benchmark runs beside ourselves, and what it measures with.
+pub(crate) const PEERS: &[Package] = &[
+    service("nginx-light", "nginx", "nginx.service"),
+    file(
+        "libnginx-mod-stream",
+        "lib/nginx/modules/ngx_stream_module.so",
+    ),
+    service("haproxy", "haproxy", "haproxy.service"),
+    service("stunnel4", "stunnel4", "stunnel4.service"),
+    program("wrk", "wrk"),
+    program("linux-perf", "perf"),
+];
+
 pub(crate) const EMULATOR: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
     program("kmod", "depmod"),
