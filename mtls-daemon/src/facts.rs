@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, ForeignPastExpiry, Limits};
 use crate::directory::Directory;
 
 #[derive(Debug)]
@@ -13,6 +13,7 @@ pub struct Facts {
     pub directory: Directory,
     pub limits: Limits,
     pub tunnel_port: u16,
+    pub foreign_past_expiry: ForeignPastExpiry,
     /// One line a connection in the log.
     pub access_log: bool,
 }
@@ -22,6 +23,7 @@ impl Facts {
         Self {
             directory: Directory::from_config(config),
             limits: config.limits.clone(),
+            foreign_past_expiry: config.identity.foreign_past_expiry,
             tunnel_port: config.network.tunnel_port,
             access_log: config.log.access,
         }

@@ -27,7 +27,7 @@ use crate::spiffe::SpiffeId;
 use crate::tls;
 use crate::trace::ConnectionIds;
 use crate::tunnel::{Incoming, Loop, Request, Tunnel};
-use crate::tunnels::{Proof, Tunnels};
+use crate::tunnels::{Proved, Tunnels};
 use crate::workload::Workload;
 
 /// A connection to a workload's tunnel port, as the listener accepted it.
@@ -55,17 +55,17 @@ impl Inbound {
     /// Serve one tunnel from its handshake to its end.
     pub async fn serve(self: Rc<Self>, arrived: Arrived) {
         let workload = Arc::clone(&arrived.workload);
-        let (tunnel, incoming, peer, proof) = match self.open(arrived).await {
+        let (tunnel, incoming, peer, proved) = match self.open(arrived).await {
             Ok(opened) => opened,
             Err(refused) => return self.refuse_tunnel(&workload, &refused),
         };
         let peer = Rc::new(peer);
         spawn_local(Rc::clone(&self).receive(incoming, peer, Arc::clone(&workload)));
-        self.tunnels.guard(tunnel, proof).await;
+        self.tunnels.guard(tunnel, proved).await;
     }
 
     /// The handshake, and whether the peer is who it says, where it says.
-    async fn open(&self, arrived: Arrived) -> Result<(Tunnel, Incoming, Peer, Proof), Refused> {
+    async fn open(&self, arrived: Arrived) -> Result<(Tunnel, Incoming, Peer, Proved), Refused> {
         if self.tunnels.are_draining() {
             return Err(Refused::from(Reason::Draining));
         }
@@ -100,11 +100,12 @@ impl Inbound {
             .tunnel_loop
             .server(handshaken.socket, handshaken.tls)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
-        let proof = Proof {
+        let proved = Proved {
             workload,
             own: Arc::clone(tls.svid()),
             peer: handshaken.peer,
             chain: handshaken.chain,
+            binding: handshaken.binding,
             presenter: Presenter::Client,
         };
         let peer = Peer {
@@ -112,7 +113,7 @@ impl Inbound {
             source,
             arrived_at: arrived_at.ip(),
         };
-        Ok((tunnel, incoming, peer, proof))
+        Ok((tunnel, incoming, peer, proved))
     }
 
     async fn receive(

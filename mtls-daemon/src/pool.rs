@@ -28,7 +28,7 @@ use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::tls::{self, WorkloadTls};
 use crate::tunnel::{Loop, Tunnel};
-use crate::tunnels::{Proof, Tunnels};
+use crate::tunnels::{Proved, Tunnels};
 use crate::workload::Workload;
 
 /// What a tunnel proved. Two connections share a tunnel if and only if all of
@@ -163,8 +163,8 @@ impl Pool {
         spawn_local(async move {
             let dialled = pool.dial(&key, &source, &peer, &tls).await;
             let result = match dialled {
-                Ok((tunnel, proof)) => {
-                    pool.admit(key, tunnel, tls, proof);
+                Ok((tunnel, proved)) => {
+                    pool.admit(key, tunnel, tls, proved);
                     Ok(())
                 }
                 Err(refused) => {
@@ -183,7 +183,7 @@ impl Pool {
         source: &Arc<Workload>,
         peer: &Endpoint,
         tls: &WorkloadTls,
-    ) -> Result<(Tunnel, Proof), Refused> {
+    ) -> Result<(Tunnel, Proved), Refused> {
         let limits = &self.facts.get().limits;
         let _turn = self.handshakes.try_acquire().map_err(|_full| {
             self.metrics.limit_reached(Limit::HandshakesPerWorker);
@@ -217,19 +217,20 @@ impl Pool {
             .tunnel_loop
             .client(handshaken.socket, handshaken.tls)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
-        let proof = Proof {
+        let proved = Proved {
             workload: Arc::clone(source),
             own: Arc::clone(tls.svid()),
             peer: handshaken.peer,
             chain: handshaken.chain,
+            binding: handshaken.binding,
             presenter: Presenter::Server,
         };
-        Ok((tunnel, proof))
+        Ok((tunnel, proved))
     }
 
     /// Put a tunnel where others find it, and watch over it until it ends.
-    fn admit(self: &Rc<Self>, key: Key, tunnel: Tunnel, tls: Rc<WorkloadTls>, proof: Proof) {
-        let valid_for = proof.valid_for(self.tunnels.judging());
+    fn admit(self: &Rc<Self>, key: Key, tunnel: Tunnel, tls: Rc<WorkloadTls>, proved: Proved) {
+        let valid_for = proved.valid_for(self.tunnels.judging());
         let pooled = Pooled::new(tunnel.clone(), tls, valid_for);
         let mut peers = self.peers.0.borrow_mut();
         let slot = peers.entry(key.clone()).or_default();
@@ -240,7 +241,7 @@ impl Pool {
             .pool_moved(Some(PoolState::Connecting), Some(PoolState::Open));
         let pool = Rc::clone(self);
         spawn_local(async move {
-            pool.tunnels.guard(tunnel, proof).await;
+            pool.tunnels.guard(tunnel, proved).await;
             pool.metrics.pool_moved(Some(PoolState::Open), None);
             pool.remove_ended(&key);
         });

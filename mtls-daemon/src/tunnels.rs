@@ -1,6 +1,7 @@
 //! The living tunnels of one worker, both directions: who ends them, and when.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,25 +10,29 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::ForeignPastExpiry;
 use crate::facts::Newest;
 use crate::identity::{PeerFault, PeerSvid, Presenter, Svid};
+use crate::metrics::{Direction, Outcome, ThreadMetrics};
 use crate::netns::Cookie;
 use crate::reason::Reason;
 use crate::tls::Judging;
+use crate::tls::proof::{self, Binding};
 use crate::tunnel::{Cut, Tunnel};
 use crate::workload::Workload;
 
 pub struct Tunnels {
     facts: Newest,
     judging: Judging,
+    metrics: ThreadMetrics,
     live: RefCell<Slab<(Cookie, Tunnel)>>,
     /// Told whenever the last tunnel has ended.
     emptied: Notify,
     draining: Cell<bool>,
 }
 
-/// What both ends proved on a tunnel when it was opened.
-pub struct Proof {
+/// What both ends have proved on a tunnel: when it was opened, and since.
+pub struct Proved {
     pub workload: Arc<Workload>,
     /// Ours.
     pub own: Arc<Svid>,
@@ -36,14 +41,29 @@ pub struct Proof {
     pub chain: Vec<CertificateDer<'static>>,
     /// Which end the peer is.
     pub presenter: Presenter,
+    pub binding: Binding,
 }
 
-impl Proof {
+impl Proved {
     /// How long it counts, if nothing is withdrawn.
     pub fn valid_for(&self, judging: &Judging) -> Duration {
         let expires = self.own.good_until().min(self.peer.good_until);
         let left = expires.duration_since(judging.clock.now());
         left.unwrap_or_default().min(FAR_AWAY)
+    }
+
+    fn own_end(&self) -> Presenter {
+        match self.presenter {
+            Presenter::Client => Presenter::Server,
+            Presenter::Server => Presenter::Client,
+        }
+    }
+
+    fn direction(&self) -> Direction {
+        match self.presenter {
+            Presenter::Client => Direction::Inbound,
+            Presenter::Server => Direction::Outbound,
+        }
     }
 
     /// Whether peers would still take us, and we the peer.
@@ -59,10 +79,11 @@ impl Proof {
 }
 
 impl Tunnels {
-    pub fn new(facts: Newest, judging: Judging) -> Self {
+    pub fn new(facts: Newest, judging: Judging, metrics: ThreadMetrics) -> Self {
         Self {
             facts,
             judging,
+            metrics,
             live: RefCell::default(),
             emptied: Notify::new(),
             draining: Cell::new(false),
@@ -75,14 +96,19 @@ impl Tunnels {
 
     /// Watch over a tunnel until it has ended: by itself, without connections
     /// for too long, or because what was proved on it does not count any more.
-    pub async fn guard(&self, tunnel: Tunnel, proof: Proof) {
-        let instance = proof.workload.netns.cookie();
+    pub async fn guard(&self, tunnel: Tunnel, mut proved: Proved) {
+        let instance = proved.workload.netns.cookie();
         let key = self.live.borrow_mut().insert((instance, tunnel.clone()));
-        let expiry = Instant::now() + proof.valid_for(&self.judging);
         let mut revocations = self.judging.revocations.clone();
-        let mut identity = proof.workload.identity.clone();
+        let mut identity = proved.workload.identity.clone();
         let mut bundles = identity.borrow_and_update().bundles.clone();
+        let mut kept = false;
         loop {
+            self.prove_renewed(&tunnel, &mut proved);
+            let expiry = match kept {
+                true => Instant::now() + FAR_AWAY,
+                false => Instant::now() + proved.valid_for(&self.judging),
+            };
             let idle_limit = self.facts.get().limits.tunnel_idle;
             let since = tunnel.idle_since();
             tokio::select! {
@@ -90,20 +116,21 @@ impl Tunnels {
                     tracing::debug!(%end, "tunnel ended");
                     break;
                 }
-                () = sleep_until(expiry) => tunnel.abort(Cut(Reason::TunnelExpired)),
+                () = sleep_until(expiry) => kept = self.expire(&tunnel, &proved),
                 () = sleep_until(since.unwrap_or_else(Instant::now) + idle_limit) => {
                     if since.is_some() && tunnel.idle_since() == since {
                         tunnel.drain();
                     }
                 }
-                () = revocations.changed() => self.judge_again(&tunnel, &proof),
+                () = revocations.changed() => self.judge_again(&tunnel, &proved),
                 Ok(()) = identity.changed() => {
                     let now = identity.borrow_and_update().bundles.clone();
                     if !now.same_as(&bundles) {
-                        self.judge_again(&tunnel, &proof);
+                        self.judge_again(&tunnel, &proved);
                     }
                     bundles = now;
                 }
+                proof = tunnel.proof() => self.take_proof(&tunnel, &mut proved, &proof),
             }
         }
         let mut live = self.live.borrow_mut();
@@ -113,22 +140,85 @@ impl Tunnels {
         }
     }
 
+    /// Our certificate was renewed: the peer learns of it on the open tunnel.
+    fn prove_renewed(&self, tunnel: &Tunnel, proved: &mut Proved) {
+        let newest = proved.workload.identity.borrow().svid.clone();
+        let Some(newest) = newest.filter(|newest| !Arc::ptr_eq(newest, &proved.own)) else {
+            return;
+        };
+        // Not yet, or never: the peer's first words say which.
+        if !tunnel.takes_proofs() {
+            return;
+        }
+        match proof::prove(newest.key(), proved.own_end(), &proved.binding) {
+            Ok(proof) if tunnel.prove(&proof) => proved.own = newest,
+            Ok(_) => {}
+            Err(error) => {
+                let workload = &proved.workload.name;
+                tracing::error!(%workload, %error, "a renewed certificate cannot be proved");
+            }
+        }
+    }
+
+    /// The peer's certificate was renewed, it says.
+    fn take_proof(&self, tunnel: &Tunnel, proved: &mut Proved, proof: &[u8]) {
+        let bundles = proved.workload.identity.borrow().bundles.clone();
+        let checked = proof::check(
+            proof,
+            proved.presenter,
+            &proved.binding,
+            &proved.peer.id,
+            &bundles,
+            &self.judging,
+        );
+        let direction = proved.direction();
+        match checked {
+            Ok((peer, chain)) => {
+                self.metrics.tunnel_proof(direction, Outcome::Ok);
+                tracing::debug!(peer = %peer.id, serial = peer.serial, "renewed on an open tunnel");
+                proved.peer = peer;
+                proved.chain = chain;
+            }
+            Err(fault) => {
+                self.metrics.tunnel_proof(direction, Outcome::Error);
+                self.cut_for(tunnel, proved, fault.reason(), &fault);
+            }
+        }
+    }
+
+    /// A certificate that was proved on the tunnel has ended. Says whether it
+    /// goes on nevertheless.
+    fn expire(&self, tunnel: &Tunnel, proved: &Proved) -> bool {
+        let keep = self.facts.get().foreign_past_expiry == ForeignPastExpiry::Keep;
+        if keep && !tunnel.takes_proofs() {
+            tracing::warn!(
+                workload = %proved.workload.name, peer = %proved.peer.id,
+                "connections go on past the end of the certificate that the peer proved"
+            );
+            return true;
+        }
+        tunnel.abort(Cut(Reason::TunnelExpired));
+        false
+    }
+
     /// Something that certificates are judged by has changed.
-    fn judge_again(&self, tunnel: &Tunnel, proof: &Proof) {
-        match proof.check(&self.judging) {
+    fn judge_again(&self, tunnel: &Tunnel, proved: &Proved) {
+        match proved.check(&self.judging) {
             Ok(()) => {}
             // Nothing is said against the peer: what runs goes on, and
             // nothing new begins without an answer.
             Err(PeerFault::RevocationUnknown(..)) => tunnel.drain(),
-            Err(fault) => {
-                tracing::warn!(
-                    workload = %proof.workload.name, peer = %proof.peer.id,
-                    serial = proof.peer.serial, reason = %fault.reason(),
-                    "a tunnel is cut: {fault}"
-                );
-                tunnel.abort(Cut(fault.reason()));
-            }
+            Err(fault) => self.cut_for(tunnel, proved, fault.reason(), &fault),
         }
+    }
+
+    fn cut_for(&self, tunnel: &Tunnel, proved: &Proved, reason: Reason, fault: &dyn Display) {
+        tracing::warn!(
+            workload = %proved.workload.name, peer = %proved.peer.id,
+            serial = proved.peer.serial, %reason,
+            "a tunnel is cut: {fault}"
+        );
+        tunnel.abort(Cut(reason));
     }
 
     /// Returns when no tunnel is open.

@@ -138,7 +138,11 @@ impl Worker {
         let metrics = setup.metrics.thread();
         let credentials = Rc::new(Credentials::new(setup.judging.clone()));
         let flows = Rc::new(Flows::new(metrics.clone(), facts.clone()));
-        let tunnels = Rc::new(Tunnels::new(facts.clone(), setup.judging.clone()));
+        let tunnels = Rc::new(Tunnels::new(
+            facts.clone(),
+            setup.judging.clone(),
+            metrics.clone(),
+        ));
         let ids = Rc::new(ConnectionIds::new(
             aws_lc_rs::default_provider().secure_random,
         ));

@@ -32,32 +32,60 @@ fn certificates_from_files() -> Result {
     })
 }
 
+/// A stream lives through many certificates of both ends, and new connections
+/// come all the while.
 #[test]
 fn certificates_are_renewed() -> Result {
+    const ROUNDS: u64 = 150;
+    const ROUND: Duration = Duration::from_millis(200);
     play("certificates-renewed", |scene| {
         let mut pair = Pair::start_as(scene, |plan, _, _| {
             plan.set("identity.disk-ca", "svid_ttl", "\"8s\"")
         })?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
         let to = pair.server.at(Family::V4, 8080);
+        let rounds = (0..ROUNDS).flat_map(|seed| {
+            let bytes = 4 << 10;
+            let exchange = [Step::Send { bytes, seed }, Step::Receive { bytes, seed }];
+            [Step::Hold].into_iter().chain(exchange)
+        });
+        let mut stream = pair
+            .client
+            .connect_as(Connect::to(to, rounds.collect::<Vec<_>>()))?;
         let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
-        // For more than two lifetimes, a new connection every few milliseconds.
-        let watch = Stopwatch::start();
         let mut load = pair
             .client
             .connect_as(Connect::to(to, hello).many(usize::MAX, 1))?;
-        while watch.elapsed() < Duration::from_secs(20) {
-            let ended = load.ended()?;
-            ensure(ended.is_well(), || {
-                format!("{:?} after the start: {ended:?}", watch.elapsed())
-            })?;
+        let start = Stopwatch::start();
+        for _ in 0..ROUNDS {
+            stream.held()?;
+            let round = Stopwatch::start();
+            while round.elapsed() < ROUND {
+                let ended = load.ended()?;
+                ensure(ended.is_well(), || {
+                    format!("{:?} after the start: {ended:?}", start.elapsed())
+                })?;
+            }
+            stream.go()?;
         }
+        let ended = stream.ended()?;
+        ensure(ended.is_well(), || format!("the stream: {ended:?}"))?;
+        ensure_eq(ended.corrupt_at, None, "corrupt bytes of the stream")?;
         drop(load);
-        let metrics = pair.clients_daemon()?.metrics()?;
-        let renewed = metrics.count("mtls_certificate_renewals_total", &[("result", "ok")]);
-        ensure(renewed >= 3, || format!("{renewed} renewals"))?;
-        let failed = metrics.count("mtls_certificate_renewals_total", &[("result", "error")]);
-        ensure_eq(failed, 0, "failed renewals")?;
+        for daemon in pair.mesh.daemons() {
+            let metrics = daemon.metrics()?;
+            let count = |name, result| metrics.count(name, &[("result", result)]);
+            let renewed = count("mtls_certificate_renewals_total", "ok");
+            ensure(renewed >= 6, || format!("{renewed} renewals"))?;
+            let proved = count("mtls_tunnel_proofs_total", "ok");
+            ensure(proved >= 6, || format!("{proved} proofs"))?;
+            for name in [
+                "mtls_certificate_renewals_total",
+                "mtls_tunnel_proofs_total",
+            ] {
+                ensure_eq(count(name, "error"), 0, name)?;
+            }
+        }
         pair.ensure_private().map(drop)
     })
 }

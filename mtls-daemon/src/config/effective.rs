@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, Crl, DiskCa, FederatedBundle, Files, Identity, Kernel, Limits, Log, LogFormat,
-    Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Source, Udp, Unknown,
-    Workload,
+    Admin, Config, Crl, DiskCa, FederatedBundle, Files, ForeignPastExpiry, Identity, Kernel,
+    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service,
+    ServicePort, Source, Udp, Unknown, Workload,
 };
 
 /// One table of the file.
@@ -172,15 +172,21 @@ fn identity_blocks(identity: &Identity, blocks: &mut Vec<Block>) {
         trust_domain,
         source,
         clock_skew,
+        foreign_past_expiry,
         federated,
         crls,
     } = identity;
+    let foreign_past_expiry = match foreign_past_expiry {
+        ForeignPastExpiry::Cut => "cut",
+        ForeignPastExpiry::Keep => "keep",
+    };
     blocks.push(block(
         "identity",
         None,
         [
             ("trust_domain", text(trust_domain)),
             ("clock_skew", duration(clock_skew)),
+            ("foreign_past_expiry", text(foreign_past_expiry)),
         ],
     ));
     blocks.extend(source.as_ref().map(|s| source_block("identity", None, s)));

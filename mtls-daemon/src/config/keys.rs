@@ -195,6 +195,8 @@ pub const SECTIONS: &[Section] = &[
                 "The trust domain of this node's workloads."),
             key("clock_skew", Duration(Duration::ZERO, MINUTE.saturating_mul(5)), Is(r#""0s""#), Restart, r#""0s""#,
                 "Difference between clocks that is tolerated when the dates of a peer's certificate are judged."),
+            key("foreign_past_expiry", Choice(&["cut", "keep"]), Is(r#""cut""#), Live, r#""cut""#,
+                "Open connections through a peer that is no mtls-daemon, and cannot prove its renewed certificate on an open tunnel: `cut` resets them when the certificate ends that the tunnel was opened with, `keep` lets them go on."),
         ],
     },
     Section {

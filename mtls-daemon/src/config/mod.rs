@@ -166,10 +166,20 @@ pub struct Identity {
     pub source: Option<Source>,
     /// Tolerated difference between clocks when a peer's certificate is judged. Default: 0 s. Restart.
     pub clock_skew: Duration,
+    /// Connections of peers that cannot prove a renewed certificate. Default: cut. Live.
+    pub foreign_past_expiry: ForeignPastExpiry,
     /// Bundles of other trust domains. Live.
     pub federated: Vec<FederatedBundle>,
     /// Revocation lists, one entry a trust domain. Live.
     pub crls: Vec<Crl>,
+}
+
+/// What becomes of open connections when the certificate that their tunnel was
+/// opened with ends, and the peer's endpoint knows no way to prove a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignPastExpiry {
+    Cut,
+    Keep,
 }
 
 /// Where an SVID comes from.

@@ -11,9 +11,9 @@ use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
 use super::value::{Bytes, is_name};
 use super::{
-    Admin, Config, Crl, CrlDepth, CrlPolicy, DiskCa, FederatedBundle, Files, Identity, Kernel,
-    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source,
-    Udp, Unknown, Workload,
+    Admin, Config, Crl, CrlDepth, CrlPolicy, DiskCa, FederatedBundle, Files, ForeignPastExpiry,
+    Identity, Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place,
+    Service, Source, Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -245,11 +245,13 @@ fn network(part: &Part<'_>) -> Option<Network> {
 fn identity(part: &Part<'_>) -> Option<Identity> {
     let trust_domain = part.get("trust_domain");
     let clock_skew = part.get::<Duration>("clock_skew");
+    let foreign_past_expiry = part.get::<ForeignPastExpiry>("foreign_past_expiry");
     let source = source(part);
     Some(Identity {
         trust_domain: trust_domain?,
         source,
         clock_skew: clock_skew?,
+        foreign_past_expiry: foreign_past_expiry?,
         federated: Vec::new(),
         crls: Vec::new(),
     })

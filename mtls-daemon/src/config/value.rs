@@ -12,7 +12,9 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
-use super::{CrlDepth, CrlPolicy, LogFormat, Mode, Outside, ServicePort, Udp, Unknown};
+use super::{
+    CrlDepth, CrlPolicy, ForeignPastExpiry, LogFormat, Mode, Outside, ServicePort, Udp, Unknown,
+};
 
 /// A type that the reader can make of a TOML value of some shape. What is
 /// wrong goes to `wrong`; `None` means that something did.
@@ -380,6 +382,7 @@ choices! {
     Unknown { "refuse" => Refuse, "pass" => Pass, }
     Outside { "direct" => Direct, "refuse" => Refuse, }
     Udp { "pass" => Pass, "refuse" => Refuse, }
+    ForeignPastExpiry { "cut" => Cut, "keep" => Keep, }
     CrlPolicy { "hard" => Hard, "soft" => Soft, }
     CrlDepth { "chain" => Chain, "leaf" => Leaf, }
     LogFormat { "human" => Human, "json" => Json, }

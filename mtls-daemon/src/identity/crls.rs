@@ -22,7 +22,7 @@ pub struct NewestRevocations(watch::Receiver<Arc<Revocations>>);
 impl NewestRevocations {
     /// Of a node without any lists.
     pub fn none() -> Self {
-        Self(watch::channel(Arc::default()).1)
+        Revocations::default().into()
     }
 
     pub fn get(&self) -> Arc<Revocations> {
@@ -35,6 +35,13 @@ impl NewestRevocations {
             // The daemon is on its way out.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Lists that never change.
+impl From<Revocations> for NewestRevocations {
+    fn from(revocations: Revocations) -> Self {
+        Self(watch::channel(Arc::new(revocations)).1)
     }
 }
 

@@ -82,6 +82,8 @@ families! {
         "When the successor of a revocation list is due, in Unix time; past it the list is stale.";
     REVOCATION_UNKNOWN = Counter "mtls_revocation_unknown_total" ["direction"]
         "Peers taken although no revocation list told their status (policy soft).";
+    TUNNEL_PROOFS = Counter "mtls_tunnel_proofs_total" ["direction", "result"]
+        "Renewed certificates that peers proved on open tunnels.";
     CONFIG_RELOADS = Counter "mtls_config_reloads_total" ["result"]
         "Reloads of the configuration; after an error the old one stays in force.";
     CONFIG_LOADED = Gauge "mtls_config_loaded_timestamp_seconds" []

@@ -54,6 +54,7 @@ struct Shard {
     limits: Table<Limit>,
     unknown_workloads: Cell,
     revocation_unknown: Table<Direction>,
+    proofs: Table<(Direction, Outcome)>,
 }
 
 /// What changes rarely, set by the control thread.
@@ -214,6 +215,7 @@ impl Metrics {
         sheet.table(families::REVOCATION_UNKNOWN, shards, |s| {
             &s.revocation_unknown
         });
+        sheet.table(families::TUNNEL_PROOFS, shards, |s| &s.proofs);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
     }
@@ -378,6 +380,11 @@ impl ThreadMetrics {
     /// A peer was taken although no revocation list told its status.
     pub fn revocation_unknown(&self, direction: Direction) {
         self.shard.revocation_unknown.at(direction).add(1);
+    }
+
+    /// A peer proved a renewed certificate on an open tunnel, or failed to.
+    pub fn tunnel_proof(&self, direction: Direction, outcome: Outcome) {
+        self.shard.proofs.at((direction, outcome)).add(1);
     }
 
     pub fn pool_acquired(&self, how: Acquire) {

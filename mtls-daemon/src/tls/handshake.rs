@@ -20,6 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::ALPN;
 use super::failure::{HandshakeError, HandshakeFault};
+use super::proof::Binding;
 use super::verifier::{FINDING, Finding};
 use crate::identity::PeerSvid;
 
@@ -33,6 +34,8 @@ pub struct Handshaken<C> {
     /// What the peer proved it by, leaf first: it is judged again when what it
     /// is judged by changes.
     pub chain: Vec<CertificateDer<'static>>,
+    /// For proofs of renewed certificates.
+    pub binding: Binding,
     pub facts: Facts,
 }
 
@@ -120,6 +123,8 @@ where
             let facts = Facts::of(&tls, began.elapsed());
             let chain = tls.peer_certificates().unwrap_or_default();
             let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+            let binding =
+                Binding::of(&tls).map_err(|error| failed(HandshakeFault::Tls(error), None))?;
             let socket = socket
                 .into_std()
                 .map_err(|error| failed(HandshakeFault::Io(error), None))?;
@@ -128,6 +133,7 @@ where
                 tls,
                 peer,
                 chain,
+                binding,
                 facts,
             })
         }

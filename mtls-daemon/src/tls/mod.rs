@@ -8,10 +8,14 @@
 //! [`crate::identity::verify_peer`] again, every handshake is a full one. Few
 //! are needed: tunnels are pooled.
 //!
+//! A tunnel outlives the certificates that it was opened with: either end
+//! proves its renewed one on the open connection ([`proof`]).
+//!
 //! No server name: peers are addresses and SPIFFE IDs.
 
 mod failure;
 mod handshake;
+pub mod proof;
 mod verifier;
 
 use std::cell::RefCell;

@@ -51,6 +51,8 @@ pub(super) struct PeerSettings {
     /// The peer wants a smaller header table than the default: our next header
     /// block has to say that it uses none.
     pub(super) owed_no_table: bool,
+    /// It knows our frames that prove a renewed certificate.
+    pub(super) takes_proofs: bool,
 }
 
 /// How far draining has come, on our side.
@@ -98,6 +100,9 @@ pub(super) struct Endpoint {
     pub(super) limits: Limits,
     pub(super) incoming: VecDeque<FlowKey>,
     pub(super) incoming_waiter: Option<Waker>,
+    /// The peer's newest, until somebody looks at it.
+    pub(super) proof: Option<Vec<u8>>,
+    pub(super) proof_waiter: Option<Waker>,
     /// Whether anybody takes the peer's requests.
     pub(super) serving: bool,
     pub(super) draining: Draining,
@@ -154,6 +159,7 @@ impl Endpoint {
                 max_streams: STREAMS_UNTOLD,
                 told: false,
                 owed_no_table: false,
+                takes_proofs: false,
             },
             send: SendWindow::new(frame::DEFAULT_WINDOW),
             receive: ConnectionWindow::new(settings.connection_window),
@@ -164,6 +170,8 @@ impl Endpoint {
             limits: Limits::new(shared.millis),
             incoming: VecDeque::new(),
             incoming_waiter: None,
+            proof: None,
+            proof_waiter: None,
             serving: role == Role::Server,
             draining: Draining::No,
             going_away: None,
@@ -197,6 +205,7 @@ impl Endpoint {
                 (setting::INITIAL_WINDOW_SIZE, settings.initial_window),
                 (setting::MAX_FRAME_SIZE, frame::OUR_MAX_FRAME),
                 (setting::MAX_HEADER_LIST_SIZE, self.role.header_list()),
+                (setting::TAKES_PROOFS, 1),
             ],
         );
         let more = settings.connection_window - frame::DEFAULT_WINDOW;

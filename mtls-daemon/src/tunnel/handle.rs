@@ -167,6 +167,36 @@ impl Tunnel {
         self.0.with(|tunnel, _| tunnel.idle_since).flatten()
     }
 
+    /// Whether the peer takes proofs of renewed certificates. Only known once
+    /// its first words are here.
+    pub fn takes_proofs(&self) -> bool {
+        self.0
+            .with(|tunnel, _| tunnel.peer.takes_proofs)
+            .unwrap_or(false)
+    }
+
+    /// Sends a proof; false if the peer would not take it.
+    pub fn prove(&self, proof: &[u8]) -> bool {
+        self.0
+            .with(|tunnel, _| tunnel.prove(proof))
+            .unwrap_or(false)
+    }
+
+    /// Waits for the peer's next proof. One may wait.
+    pub async fn proof(&self) -> Vec<u8> {
+        poll_fn(|cx| {
+            let polled = self.0.with(|tunnel, _| match tunnel.proof.take() {
+                Some(proof) => Poll::Ready(proof),
+                None => {
+                    park(&mut tunnel.proof_waiter, cx);
+                    Poll::Pending
+                }
+            });
+            polled.unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+
     fn slot(&self, key: FlowKey) -> Slot {
         Slot {
             inner: Rc::clone(&self.0.inner),

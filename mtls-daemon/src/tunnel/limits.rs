@@ -51,6 +51,9 @@ pub(super) struct Limits {
     settings: Bucket,
     /// DATA without a byte and without an end, and frames that we only skip.
     idle_frame: Bucket,
+    /// Each costs a signature's check; honest peers send one in a certificate's
+    /// half-life, which may be seconds.
+    proof: Bucket,
 }
 
 impl Limits {
@@ -62,6 +65,7 @@ impl Limits {
             ping: bucket(1_000, 200),
             settings: bucket(50, 1),
             idle_frame: bucket(1_000, 200),
+            proof: bucket(20, 1),
         }
     }
 
@@ -75,6 +79,10 @@ impl Limits {
 
     pub(super) fn settings(&mut self, now: Millis) -> bool {
         self.settings.draw(now)
+    }
+
+    pub(super) fn proof(&mut self, now: Millis) -> bool {
+        self.proof.draw(now)
     }
 
     pub(super) fn idle_frame(&mut self, now: Millis) -> bool {

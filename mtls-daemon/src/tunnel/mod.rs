@@ -21,6 +21,7 @@ mod lone;
 mod out;
 mod outcome;
 mod poller;
+mod proof;
 mod receive;
 mod records;
 mod request;

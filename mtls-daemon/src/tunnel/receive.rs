@@ -104,6 +104,7 @@ impl Endpoint {
             kind::PING => self.ping_frame(head, payload, shared),
             kind::GOAWAY => self.goaway(head, payload, flows, shared),
             kind::PRIORITY => self.priority(head, shared),
+            kind::PROOF => self.proof_frame(head, payload, shared),
             kind::PUSH_PROMISE => Err(protocol("PUSH_PROMISE, which was never allowed")),
             // The parser hands out nothing else.
             _ => Ok(()),

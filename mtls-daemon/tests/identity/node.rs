@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use mtls_daemon::clock::{Clock, Hand};
-use mtls_daemon::config::{Crl, DiskCa, FederatedBundle, Files, Identity, Place, Source, Workload};
+use mtls_daemon::config::{
+    Crl, DiskCa, FederatedBundle, Files, ForeignPastExpiry, Identity, Place, Source, Workload,
+};
 use mtls_daemon::identity::{IdentityStore, Timings, WorkloadIdentity};
 use tokio::sync::watch;
 
@@ -48,6 +50,7 @@ impl Node {
             trust_domain: trust_domain("example.org"),
             source,
             clock_skew: Duration::ZERO,
+            foreign_past_expiry: ForeignPastExpiry::Cut,
             federated,
             crls,
         };

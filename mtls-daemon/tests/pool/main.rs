@@ -108,7 +108,11 @@ impl Stage {
         let (sender, receiver) = watch::channel(identity(ca, 1));
         let pool = Rc::new(Pool {
             tunnel_loop,
-            tunnels: Rc::new(Tunnels::new(newest.clone(), judging())),
+            tunnels: Rc::new(Tunnels::new(
+                newest.clone(),
+                judging(),
+                Metrics::new(SystemTime::now()).thread(),
+            )),
             facts: newest,
             credentials: Rc::new(Credentials::new(judging())),
             metrics: Metrics::new(SystemTime::now()).thread(),

@@ -16,6 +16,7 @@ mod attackers;
 mod certificates;
 mod good;
 mod openssl;
+mod proofs;
 mod protocol;
 
 use std::time::Duration;

@@ -1,0 +1,46 @@
+//! Frames of our own, on which either end proves that its certificate was
+//! renewed: certificates live for an hour, connections for weeks. Both ends
+//! say in SETTINGS that they know them; other peers' endpoints skip both, as
+//! HTTP/2 wants it (RFC 9113, 5.5 and 6.5.2).
+//!
+//! What a proof says stands in `tls::proof`; here it is bytes.
+
+use super::control::size;
+use super::endpoint::{Endpoint, flood};
+use super::event_loop::Shared;
+use super::frame::{self, Head};
+use super::outcome::Violation;
+use super::receive::protocol;
+
+impl Endpoint {
+    /// Sends a proof; false if the peer would not take it.
+    pub(super) fn prove(&mut self, proof: &[u8]) -> bool {
+        let fits = proof.len() <= self.peer.max_frame as usize;
+        let taken = self.peer.takes_proofs && fits && self.end.is_none();
+        if taken {
+            frame::put_proof(&mut self.out, proof);
+        }
+        taken
+    }
+
+    /// The newest one counts: one that nobody has looked at yet is replaced.
+    pub(super) fn proof_frame(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        if head.stream != 0 {
+            return Err(protocol("a proof on a stream"));
+        }
+        if payload.is_empty() {
+            return Err(size("a proof of nothing"));
+        }
+        if !self.limits.proof(shared.millis) {
+            return Err(flood("proofs without end"));
+        }
+        self.proof = Some(payload.to_vec());
+        shared.wake(&mut self.proof_waiter);
+        Ok(())
+    }
+}
