@@ -21,6 +21,7 @@ mod own_address;
 mod own_loopback;
 mod reset;
 mod revocation;
+mod root_rotation;
 mod same_node;
 mod server_speaks_first;
 mod services;

@@ -36,6 +36,7 @@ pub(crate) fn status() -> NodeStatus {
                 not_before: started,
                 not_after: started + Duration::from_secs(3600),
                 serial: "0a1b".to_owned(),
+                issuer: "CN=root".to_owned(),
             }),
             renewal_error: None,
             netns_cookie: Some(42),

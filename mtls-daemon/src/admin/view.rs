@@ -130,6 +130,9 @@ pub struct SvidStatus {
     #[serde(with = "text::time")]
     pub not_after: SystemTime,
     pub serial: String,
+    /// Name of the authority that signed it.
+    #[serde(default)]
+    pub issuer: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -59,20 +59,26 @@ fn show(reply: &CertificatesReply) -> String {
 }
 
 fn own(certificates: &[CertificateStatus], now: SystemTime) -> String {
-    const HEAD: [&str; 8] = [
-        "WORKLOAD", "IDENTITY", "SOURCE", "SERIAL", "BEGAN", "ENDS", "RENEWAL", "RENEWED",
+    const HEAD: [&str; 9] = [
+        "WORKLOAD", "IDENTITY", "SOURCE", "ISSUER", "SERIAL", "BEGAN", "ENDS", "RENEWAL", "RENEWED",
     ];
     if certificates.is_empty() {
         return "no workloads\n".to_owned();
     }
     let rows = certificates.iter().map(|one| {
-        let (serial, began, ends) = match &one.svid {
+        let (issuer, serial, began, ends) = match &one.svid {
             Some(svid) => (
+                svid.issuer.clone(),
                 svid.serial.clone(),
                 time(svid.not_before),
                 until(svid.not_after, now),
             ),
-            None => ("none".to_owned(), "-".to_owned(), "-".to_owned()),
+            None => (
+                "-".to_owned(),
+                "none".to_owned(),
+                "-".to_owned(),
+                "-".to_owned(),
+            ),
         };
         let renewal = match (one.next_renewal, &one.svid) {
             (Some(at), _) => until(at, now),
@@ -88,6 +94,7 @@ fn own(certificates: &[CertificateStatus], now: SystemTime) -> String {
             one.workload.clone(),
             one.identity.to_string(),
             one.source.clone(),
+            issuer,
             serial,
             began,
             ends,
@@ -159,9 +166,9 @@ mod tests {
         assert_eq!(
             show(&reply(samples::certificates())),
             "\
-WORKLOAD  IDENTITY                    SOURCE   SERIAL  BEGAN                 ENDS        RENEWAL     RENEWED
-web       spiffe://example.org/web    disk-ca  0a1b    2027-01-15T08:00:00Z  in 43m 20s  in 11m 40s  4, 1 FAILED
-cache     spiffe://example.org/cache  files    none    -                     -           -           0, 2 FAILED
+WORKLOAD  IDENTITY                    SOURCE   ISSUER   SERIAL  BEGAN                 ENDS        RENEWAL     RENEWED
+web       spiffe://example.org/web    disk-ca  CN=root  0a1b    2027-01-15T08:00:00Z  in 43m 20s  in 11m 40s  4, 1 FAILED
+cache     spiffe://example.org/cache  files    -        none    -                     -           -           0, 2 FAILED
 
 TRUST DOMAIN  ROOT     ENDS
 example.org   CN=root  in 9d 23h

@@ -11,6 +11,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub subject: String,
+    pub issuer: String,
     /// In hexadecimal, as the issuer wrote it.
     pub serial: String,
     pub not_before: SystemTime,
@@ -49,6 +50,7 @@ impl Facts {
         let extended = certificate.extended_key_usage().ok()?;
         Some(Self {
             subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
             serial: hex(certificate.raw_serial()),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),

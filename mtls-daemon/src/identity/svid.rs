@@ -21,6 +21,7 @@ pub struct Svid {
     id: SpiffeId,
     key: Arc<CertifiedKey>,
     serial: String,
+    issuer: String,
     obtained: SystemTime,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -91,6 +92,7 @@ impl Svid {
             id: wanted.clone(),
             key: Arc::new(key),
             serial: facts.serial,
+            issuer: facts.issuer,
             obtained: now,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -123,6 +125,11 @@ impl Svid {
     /// Serial number of the leaf, in hexadecimal.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// Name of the authority that signed the leaf.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// When the daemon took it in.

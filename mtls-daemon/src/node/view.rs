@@ -294,6 +294,7 @@ fn svid_status(svid: &Svid) -> SvidStatus {
         not_before: svid.not_before(),
         not_after: svid.not_after(),
         serial: svid.serial().to_owned(),
+        issuer: svid.issuer().to_owned(),
     }
 }
 
