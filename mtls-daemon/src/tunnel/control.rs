@@ -75,7 +75,7 @@ impl Endpoint {
                 }
                 self.peer.max_frame = value;
             }
-            setting::TAKES_PROOFS => self.peer.takes_proofs = value == 1,
+            setting::TAKES_PROOFS => self.proofs.taken = value == 1,
             // We send no header list near any limit, and unknown ones are ignored.
             _ => {}
         }

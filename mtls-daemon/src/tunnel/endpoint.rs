@@ -21,6 +21,7 @@ use super::limits::Limits;
 use super::out::Out;
 use super::outcome::{CarryEnd, TunnelEnd, Violation};
 use super::poller::Event;
+use super::proof::Proofs;
 use super::records::Records;
 use super::settings::count;
 use super::windows::{ConnectionWindow, Growth, SendWindow};
@@ -51,8 +52,6 @@ pub(super) struct PeerSettings {
     /// The peer wants a smaller header table than the default: our next header
     /// block has to say that it uses none.
     pub(super) owed_no_table: bool,
-    /// It knows our frames that prove a renewed certificate.
-    pub(super) takes_proofs: bool,
 }
 
 /// How far draining has come, on our side.
@@ -100,9 +99,7 @@ pub(super) struct Endpoint {
     pub(super) limits: Limits,
     pub(super) incoming: VecDeque<FlowKey>,
     pub(super) incoming_waiter: Option<Waker>,
-    /// The peer's newest, until somebody looks at it.
-    pub(super) proof: Option<Vec<u8>>,
-    pub(super) proof_waiter: Option<Waker>,
+    pub(super) proofs: Proofs,
     /// Whether anybody takes the peer's requests.
     pub(super) serving: bool,
     pub(super) draining: Draining,
@@ -159,7 +156,6 @@ impl Endpoint {
                 max_streams: STREAMS_UNTOLD,
                 told: false,
                 owed_no_table: false,
-                takes_proofs: false,
             },
             send: SendWindow::new(frame::DEFAULT_WINDOW),
             receive: ConnectionWindow::new(settings.connection_window),
@@ -170,8 +166,7 @@ impl Endpoint {
             limits: Limits::new(shared.millis),
             incoming: VecDeque::new(),
             incoming_waiter: None,
-            proof: None,
-            proof_waiter: None,
+            proofs: Proofs::default(),
             serving: role == Role::Server,
             draining: Draining::No,
             going_away: None,

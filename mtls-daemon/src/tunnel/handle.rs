@@ -171,7 +171,7 @@ impl Tunnel {
     /// its first words are here.
     pub fn takes_proofs(&self) -> bool {
         self.0
-            .with(|tunnel, _| tunnel.peer.takes_proofs)
+            .with(|tunnel, _| tunnel.proofs.taken)
             .unwrap_or(false)
     }
 
@@ -185,10 +185,10 @@ impl Tunnel {
     /// Waits for the peer's next proof. One may wait.
     pub async fn proof(&self) -> Vec<u8> {
         poll_fn(|cx| {
-            let polled = self.0.with(|tunnel, _| match tunnel.proof.take() {
+            let polled = self.0.with(|tunnel, _| match tunnel.proofs.newest.take() {
                 Some(proof) => Poll::Ready(proof),
                 None => {
-                    park(&mut tunnel.proof_waiter, cx);
+                    park(&mut tunnel.proofs.waiter, cx);
                     Poll::Pending
                 }
             });

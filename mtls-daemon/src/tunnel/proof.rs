@@ -5,6 +5,8 @@
 //!
 //! What a proof says stands in `tls::proof`; here it is bytes.
 
+use std::task::Waker;
+
 use super::control::size;
 use super::endpoint::{Endpoint, flood};
 use super::event_loop::Shared;
@@ -12,11 +14,21 @@ use super::frame::{self, Head};
 use super::outcome::Violation;
 use super::receive::protocol;
 
+/// What one tunnel knows of proofs.
+#[derive(Default)]
+pub(super) struct Proofs {
+    /// The peer knows these frames.
+    pub(super) taken: bool,
+    /// The peer's newest, until somebody looks at it.
+    pub(super) newest: Option<Vec<u8>>,
+    pub(super) waiter: Option<Waker>,
+}
+
 impl Endpoint {
     /// Sends a proof; false if the peer would not take it.
     pub(super) fn prove(&mut self, proof: &[u8]) -> bool {
         let fits = proof.len() <= self.peer.max_frame as usize;
-        let taken = self.peer.takes_proofs && fits && self.end.is_none();
+        let taken = self.proofs.taken && fits && self.end.is_none();
         if taken {
             frame::put_proof(&mut self.out, proof);
         }
@@ -39,8 +51,8 @@ impl Endpoint {
         if !self.limits.proof(shared.millis) {
             return Err(flood("proofs without end"));
         }
-        self.proof = Some(payload.to_vec());
-        shared.wake(&mut self.proof_waiter);
+        self.proofs.newest = Some(payload.to_vec());
+        shared.wake(&mut self.proofs.waiter);
         Ok(())
     }
 }
