@@ -209,11 +209,6 @@ impl Endpoint {
         }
     }
 
-    /// How it ended, once it has.
-    pub(super) fn end(&self) -> Option<&TunnelEnd> {
-        self.end.as_ref()
-    }
-
     /// Whether its slot can be used again.
     pub(super) fn is_gone(&self) -> bool {
         self.socket.is_none() && self.unheld
