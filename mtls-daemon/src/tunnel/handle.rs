@@ -216,7 +216,7 @@ impl Watch<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<TunnelEnd> {
         let nth = &mut self.nth;
         let polled = self.held.with(|tunnel, _| {
-            if let Some(end) = tunnel.end.as_ref() {
+            if let Some(end) = &tunnel.end {
                 *nth = None;
                 return Poll::Ready(end.clone());
             }
@@ -258,7 +258,7 @@ impl Incoming {
                     let flow = parts.flows.get_mut(key.index as usize)?;
                     return Some(Poll::Ready((key, flow.head.take()?)));
                 }
-                tunnel.end.as_ref().is_none().then(|| {
+                tunnel.end.is_none().then(|| {
                     park(&mut tunnel.incoming_waiter, cx);
                     Poll::Pending
                 })

@@ -259,7 +259,7 @@ impl Endpoint {
         flows: &mut Flows,
         shared: &mut Shared,
     ) -> Result<FlowKey, ConnectError> {
-        if let Some(end) = self.end() {
+        if let Some(end) = &self.end {
             return Err(ConnectError::Lost(end.clone()));
         }
         if self.role == Role::Server || !self.is_open() {

@@ -48,7 +48,7 @@ impl Lone {
 
     /// The peer has sent this.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.endpoint.end().is_none()
+        if self.endpoint.end.is_none()
             && let Err(end) = self
                 .endpoint
                 .consume(bytes, &mut self.flows, &mut self.shared)
@@ -106,7 +106,7 @@ impl Lone {
                 self.endpoint.ready.push_back(index);
             }
         }
-        if self.endpoint.end().is_none() {
+        if self.endpoint.end.is_none() {
             let _ = self.endpoint.serve(&mut self.flows, &mut self.shared);
         }
     }
@@ -126,7 +126,7 @@ impl Lone {
         }
         if self.endpoint.flows == 0 {
             assert!(self.shared.growth.is_unused(), "growth was given back");
-            let own = self.endpoint.end().is_some() || self.endpoint.growth.is_unused();
+            let own = self.endpoint.end.is_some() || self.endpoint.growth.is_unused();
             assert!(own, "and to the tunnel's budget");
         }
         // What it says is HTTP/2.
