@@ -33,11 +33,7 @@ fn nginx_and_curl() -> Result {
                 .success()?;
             ensure_eq(size.as_str(), "5000000", "bytes of the file")?;
             // The server's own log has the client's own address.
-            let client = format!("{} ", pair.client.address(family));
-            let log = nginx.access_log();
-            ensure(log.lines().any(|line| line.starts_with(&client)), || {
-                log.clone()
-            })?;
+            let log = nginx.wait_for_client(pair.client.address(family))?;
             ensure(!log.contains("127."), || log.clone())?;
         }
         let report = pair.ensure_private()?;

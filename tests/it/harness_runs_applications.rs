@@ -21,8 +21,7 @@ fn harness_runs_applications() -> Result {
             let url = format!("http://{}/hello", server.at(family, 8080));
             let said = client.run("curl", ["-sS", &url])?.success()?;
             ensure_eq(said.as_str(), "hello from server\n", "nginx's answer")?;
-            let line = format!("{} ", client.address(family));
-            ensure(nginx.access_log().contains(&line), || nginx.access_log())?;
+            nginx.wait_for_client(client.address(family))?;
 
             let said = client.run("redis-cli", ["-h", &host, "ping"])?.success()?;
             ensure_eq(said.trim(), "PONG", "Redis' answer")?;

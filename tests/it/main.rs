@@ -14,7 +14,6 @@ mod bulk;
 mod client_gone;
 mod half_close;
 mod listeners;
-mod nameless;
 mod names;
 mod not_listening;
 mod own_address;
@@ -37,6 +36,7 @@ mod slow_readers;
 mod thousand_connections;
 
 // Who may not.
+mod address_not_assigned;
 mod capture_address;
 mod exclusions;
 mod outsiders;
@@ -53,6 +53,7 @@ mod daemon_restarted_under_load;
 mod drain;
 mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
+mod nameless;
 mod peer_unreachable;
 mod workload_recreated;
 

@@ -11,29 +11,34 @@ use mtls_tests::{
 
 #[test]
 fn nameless_namespace_stays_refused() -> Result {
-    play("nameless", |scene| {
-        let mut story = Story::begin(scene)?;
-        story.client.netns().unname()?;
-        story.wait_until_absent()?;
-        story.ensure_refused("without a name")?;
-        story.mesh.daemon(&story.a)?.kill()?;
-        story.ensure_refused("without a daemon")?;
-        story.start_daemon()?;
-        story.ensure_refused("after a restart")?;
+    for restart in [false, true] {
+        play("nameless", |scene| {
+            let mut story = Story::begin(scene)?;
+            story.client.netns().unname()?;
+            story.wait_until_absent()?;
+            story.ensure_refused("without a name")?;
+            if restart {
+                story.mesh.daemon(&story.a)?.kill()?;
+                story.ensure_refused("without a daemon")?;
+                story.start_daemon()?;
+                story.ensure_refused("after a restart")?;
+            }
 
-        // Its last process ends: the hooks have nothing to remember.
-        let Story {
-            a,
-            mut mesh,
-            client,
-            ..
-        } = story;
-        mesh.forget(&client);
-        drop(client);
-        mesh.daemon(&a)?
-            .wait_for_log("the namespace's end", |event| event["why"] == "it is gone")?;
-        mesh.wire()?.ensure_nothing_in_clear()
-    })
+            // Its last process ends: the hooks have nothing to remember.
+            let Story {
+                a,
+                mut mesh,
+                client,
+                ..
+            } = story;
+            mesh.forget(&client);
+            drop(client);
+            mesh.daemon(&a)?
+                .wait_for_log("the namespace's end", |event| event["why"] == "it is gone")?;
+            mesh.wire()?.ensure_only_tls()
+        })?;
+    }
+    Ok(())
 }
 
 /// The operator takes the workload out of the file; whether by a reload or
@@ -46,7 +51,7 @@ fn nameless_namespace_is_given_up_with_its_workload() -> Result {
             story.client.netns().unname()?;
             story.wait_until_absent()?;
             story.ensure_refused("without a name")?;
-            story.mesh.wire()?.ensure_nothing_in_clear()?;
+            story.mesh.wire()?.ensure_only_tls()?;
 
             story.mesh.forget(&story.client);
             story.mesh.replan(|plan| plan)?;
@@ -87,7 +92,7 @@ fn enrolled_by_hand_stays_refused_after_a_crash() -> Result {
         story.ensure_refused("without a daemon")?;
         story.start_daemon()?;
         story.ensure_refused("after a restart")?;
-        story.mesh.wire()?.ensure_nothing_in_clear()
+        story.mesh.wire()?.ensure_only_tls()
     })
 }
 
@@ -107,6 +112,11 @@ impl Story {
         let plan = Plan::of([&client, &server]).set_on(&a, "node", "unknown", "\"pass\"");
         let mesh = Mesh::start_as(plan)?;
         let outside = b.outsider("outside")?;
+        let _served = server.serve(8080, [Step::Echo])?;
+        for family in Family::BOTH {
+            let ended = client.connect(server.at(family, 8080), hello())?;
+            ensure(ended.is_well(), || format!("in the mesh: {ended:?}"))?;
+        }
         Ok(Self {
             a,
             mesh,

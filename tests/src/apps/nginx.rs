@@ -1,6 +1,7 @@
 //! nginx, the web server.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::deadline::{Deadline, wait_for};
@@ -71,6 +72,21 @@ impl Nginx {
     /// Its access log: `address port status request` a line.
     pub fn access_log(&self) -> String {
         fs::read_to_string(self.folder.join("access.log")).unwrap_or_default()
+    }
+
+    /// Waits until its access log names a client, and gives it all: it answers
+    /// first and writes then.
+    pub fn wait_for_client(&self, client: IpAddr) -> Result<String> {
+        let start = format!("{client} ");
+        wait_for(
+            Deadline::default(),
+            || format!("nginx to log a request of {client}"),
+            || {
+                let log = self.access_log();
+                let logged = log.lines().any(|line| line.starts_with(&start));
+                Ok(logged.then_some(log))
+            },
+        )
     }
 
     pub fn process(&mut self) -> &mut Process {
