@@ -21,7 +21,7 @@ fn address_not_assigned() -> Result {
         mesh.daemon(&b)?.start()?;
         let daemon = mesh.daemon(&a)?;
         daemon.launch()?;
-        let mut wait_for_state = |state: &str| {
+        let wait_for_state = |state: &str| {
             wait_for(
                 Deadline::default(),
                 || format!("the workload to be {state}"),
