@@ -38,6 +38,12 @@ impl NewestRevocations {
     }
 }
 
+impl From<watch::Receiver<Arc<Revocations>>> for NewestRevocations {
+    fn from(newest: watch::Receiver<Arc<Revocations>>) -> Self {
+        Self(newest)
+    }
+}
+
 /// Lists that never change.
 impl From<Revocations> for NewestRevocations {
     fn from(revocations: Revocations) -> Self {

@@ -9,10 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, CommonState, HandshakeKind, NamedGroup, ServerConfig,
-    ServerConnection,
-};
+use rustls::{ClientConnection, CommonState, HandshakeKind, NamedGroup, ServerConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -22,7 +19,8 @@ use super::ALPN;
 use super::failure::{HandshakeError, HandshakeFault};
 use super::proof::Binding;
 use super::verifier::{FINDING, Finding};
-use crate::identity::PeerSvid;
+use super::{ClientSettings, ServerSettings};
+use crate::identity::{PeerFault, PeerSvid};
 
 /// A finished handshake.
 pub struct Handshaken<C> {
@@ -57,18 +55,19 @@ const PARTING_BYTES: usize = 64 * 1024;
 /// our certificate: see [`super::reason_of`].
 pub async fn connect(
     socket: TcpStream,
-    config: &Arc<ClientConfig>,
+    settings: &ClientSettings,
     limit: Duration,
 ) -> Result<Handshaken<ClientConnection>, HandshakeError> {
     let name = socket
         .peer_addr()
         .map(|addr| ServerName::IpAddress(addr.ip().to_canonical().into()));
-    shake(limit, async {
+    let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
+    shake(limit, judge, async {
         let name = match name {
             Ok(name) => name,
             Err(error) => return Err((error, socket)),
         };
-        let tls = TlsConnector::from(Arc::clone(config))
+        let tls = TlsConnector::from(Arc::clone(&settings.config))
             .connect(name, socket)
             .into_fallible()
             .await?;
@@ -80,11 +79,12 @@ pub async fn connect(
 /// Takes TLS over `socket`, as the end that was dialled.
 pub async fn accept(
     socket: TcpStream,
-    config: &Arc<ServerConfig>,
+    settings: &ServerSettings,
     limit: Duration,
 ) -> Result<Handshaken<ServerConnection>, HandshakeError> {
-    shake(limit, async {
-        let tls = TlsAcceptor::from(Arc::clone(config))
+    let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
+    shake(limit, judge, async {
+        let tls = TlsAcceptor::from(Arc::clone(&settings.config))
             .accept(socket)
             .into_fallible()
             .await?;
@@ -95,6 +95,7 @@ pub async fn accept(
 
 async fn shake<C, D>(
     limit: Duration,
+    judge: impl Fn(&[CertificateDer<'_>]) -> Result<PeerSvid, PeerFault>,
     handshake: impl Future<Output = Result<(TcpStream, C), (io::Error, TcpStream)>>,
 ) -> Result<Handshaken<C>, HandshakeError>
 where
@@ -108,7 +109,16 @@ where
         let done = timeout_at(deadline, handshake).await;
         (done, FINDING.with(RefCell::take))
     });
-    let (done, finding) = watched.await;
+    let (done, mut finding) = watched.await;
+    if let Ok(Ok((_, tls))) = &done
+        && tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    {
+        // From the ticket: nobody has looked at it since that was made.
+        finding = tls.peer_certificates().map(|chain| match judge(chain) {
+            Ok(peer) => Finding::Proved(peer),
+            Err(fault) => Finding::refused(fault, chain),
+        });
+    }
     let failed = |fault, claimed| HandshakeError {
         fault,
         claimed,
@@ -137,7 +147,11 @@ where
                 facts,
             })
         }
-        (Ok(Ok(_)), _) => Err(failed(
+        // The ticket is right, and what it brings back does not count any more.
+        (Ok(Ok(_)), Some(Finding::Refused { fault, claimed })) => {
+            Err(failed(HandshakeFault::Peer(fault), Some(claimed)))
+        }
+        (Ok(Ok(_)), None) => Err(failed(
             HandshakeFault::Internal("a handshake ended without a verified peer"),
             None,
         )),

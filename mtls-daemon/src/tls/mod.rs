@@ -1,12 +1,11 @@
 //! Mutual TLS between daemons: version 1.3 only, both ends verified against
 //! the trust bundle of the other's own trust domain, HTTP/2 inside.
 //!
-//! No resumption: the TLS library restores a resumed peer's certificate chain
-//! from the ticket without asking the verifier again, so a ticket outlives a
-//! removed root, an ended certificate and a changed identity. Until tickets
-//! are kept per identity and bundle generation, and resumed peers go through
-//! [`crate::identity::verify_peer`] again, every handshake is a full one. Few
-//! are needed: tunnels are pooled.
+//! Sessions are resumed, which saves both ends a signature and its check. The
+//! TLS library takes a resumed peer's certificate chain from the ticket without
+//! asking the verifier, so tickets are kept to one certificate, one set of
+//! bundles and one state of the revocation lists ([`tickets`]), and a resumed
+//! peer is judged again before anybody hears of it.
 //!
 //! A tunnel outlives the certificates that it was opened with: either end
 //! proves its renewed one on the open connection ([`proof`]).
@@ -16,6 +15,7 @@
 mod failure;
 mod handshake;
 pub mod proof;
+mod tickets;
 mod verifier;
 
 use std::cell::RefCell;
@@ -33,6 +33,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
+use tickets::Tickets;
 use verifier::{AnyPeer, ThePeer};
 
 use crate::clock::Clock;
@@ -43,6 +44,9 @@ use crate::spiffe::SpiffeId;
 
 /// The one application protocol, exactly.
 const ALPN: &[u8] = b"h2";
+
+/// Addresses of one peer that a session is remembered for.
+const SESSIONS: usize = 16;
 
 /// Everything cryptographic, named one by one: a change of the library's
 /// defaults changes nothing here. The hybrid group comes first; the classical
@@ -98,10 +102,24 @@ pub struct WorkloadTls {
     svid: Arc<Svid>,
     bundles: TrustBundles,
     judging: Judging,
-    server: Arc<ServerConfig>,
+    server: Arc<ServerSettings>,
     /// By the identity expected of the peer. The directory bounds it: no
     /// peer can add to it.
-    clients: RefCell<HashMap<SpiffeId, Arc<ClientConfig>>>,
+    clients: RefCell<HashMap<SpiffeId, Arc<ClientSettings>>>,
+}
+
+/// For the end that is dialled.
+#[derive(Debug)]
+pub struct ServerSettings {
+    config: Arc<ServerConfig>,
+    verifier: Arc<AnyPeer>,
+}
+
+/// For the end that opens the tunnel.
+#[derive(Debug)]
+pub struct ClientSettings {
+    config: Arc<ClientConfig>,
+    verifier: Arc<ThePeer>,
 }
 
 impl WorkloadTls {
@@ -120,12 +138,12 @@ impl WorkloadTls {
     }
 
     /// For tunnels that peers open to the workload.
-    pub fn server(&self) -> &Arc<ServerConfig> {
+    pub fn server(&self) -> &Arc<ServerSettings> {
         &self.server
     }
 
     /// For tunnels to a peer that must prove exactly `expected`.
-    pub fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientSettings>, rustls::Error> {
         if let Some(config) = self.clients.borrow().get(expected) {
             return Ok(Arc::clone(config));
         }
@@ -152,22 +170,24 @@ pub fn client_config(
     bundles: &TrustBundles,
     expected: &SpiffeId,
     judging: &Judging,
-) -> Result<Arc<ClientConfig>, rustls::Error> {
+) -> Result<Arc<ClientSettings>, rustls::Error> {
+    let verifier = Arc::new(ThePeer::new(
+        expected.clone(),
+        bundles.clone(),
+        judging.clone(),
+    ));
     let mut config =
         ClientConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ThePeer::new(
-                expected.clone(),
-                bundles.clone(),
-                judging.clone(),
-            )))
+            .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.enable_early_data = false;
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    let config = Arc::new(config);
+    Ok(Arc::new(ClientSettings { config, verifier }))
 }
 
 /// Settings for tunnels from any peer that proves an identity of a trust
@@ -176,17 +196,20 @@ pub fn server_config(
     svid: &Svid,
     bundles: &TrustBundles,
     judging: &Judging,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
+) -> Result<Arc<ServerSettings>, rustls::Error> {
+    let verifier = Arc::new(AnyPeer::new(bundles.clone(), judging.clone()));
     let mut config =
         ServerConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(AnyPeer::new(bundles.clone(), judging.clone())))
+            .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    config.ticketer = Arc::new(Tickets::new(judging.revocations.clone()));
+    config.send_tls13_tickets = 1;
+    let config = Arc::new(config);
+    Ok(Arc::new(ServerSettings { config, verifier }))
 }
 
 fn provider() -> &'static CryptoProvider {

@@ -25,6 +25,14 @@ pub(super) enum Finding {
     Refused { fault: PeerFault, claimed: Claimed },
 }
 
+impl Finding {
+    pub(super) fn refused(fault: PeerFault, chain: &[CertificateDer<'_>]) -> Self {
+        let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
+        let claimed = Claimed::by_certificate(leaf);
+        Self::Refused { fault, claimed }
+    }
+}
+
 tokio::task_local! {
     /// Set around each handshake, so that its own verifier finds it.
     pub(super) static FINDING: RefCell<Option<Finding>>;
@@ -54,12 +62,9 @@ impl ThePeer {
         }
     }
 
-    fn judge(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-    ) -> Result<PeerSvid, PeerFault> {
-        let peer = judge(leaf, rest, Presenter::Server, &self.bundles, &self.judging)?;
+    pub(super) fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<PeerSvid, PeerFault> {
+        let presenter = Presenter::Server;
+        let peer = self.judging.judge(chain, presenter, &self.bundles)?;
         if peer.id != self.expected {
             return Err(PeerFault::UnexpectedIdentity {
                 expected: self.expected.clone(),
@@ -74,19 +79,18 @@ impl AnyPeer {
     pub(super) fn new(bundles: TrustBundles, judging: Judging) -> Self {
         Self { bundles, judging }
     }
+
+    pub(super) fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<PeerSvid, PeerFault> {
+        let presenter = Presenter::Client;
+        self.judging.judge(chain, presenter, &self.bundles)
+    }
 }
 
-fn judge(
-    leaf: &CertificateDer<'_>,
-    rest: &[CertificateDer<'_>],
-    presenter: Presenter,
-    bundles: &TrustBundles,
-    judging: &Judging,
-) -> Result<PeerSvid, PeerFault> {
+fn whole<'a>(leaf: &CertificateDer<'a>, rest: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
     let mut chain = Vec::with_capacity(1 + rest.len());
     chain.push(leaf.clone());
     chain.extend_from_slice(rest);
-    judging.judge(&chain, presenter, bundles)
+    chain
 }
 
 /// Leaves the finding for the handshake and tells the library what alert to
@@ -137,7 +141,7 @@ impl ServerCertVerifier for ThePeer {
         // The verifier's own clock is the one that this was read from.
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        noted(self.judge(leaf, intermediates), leaf)?;
+        noted(self.judge(&whole(leaf, intermediates)), leaf)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -183,14 +187,7 @@ impl ClientCertVerifier for AnyPeer {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let judged = judge(
-            leaf,
-            intermediates,
-            Presenter::Client,
-            &self.bundles,
-            &self.judging,
-        );
-        noted(judged, leaf)?;
+        noted(self.judge(&whole(leaf, intermediates)), leaf)?;
         Ok(ClientCertVerified::assertion())
     }
 
