@@ -15,7 +15,7 @@ use crate::credentials::Credentials;
 use crate::dial::{Dialled, dial};
 use crate::facts::Newest;
 use crate::flow::{Flow, Flows};
-use crate::handshake::counted;
+use crate::handshake::{self, counted};
 use crate::identity::Presenter;
 use crate::kernel::Handoff;
 use crate::listener::Pass;
@@ -54,10 +54,10 @@ pub struct Inbound {
 impl Inbound {
     /// Serve one tunnel from its handshake to its end.
     pub async fn serve(self: Rc<Self>, arrived: Arrived) {
-        let workload = Arc::clone(&arrived.workload);
+        let (workload, source) = (Arc::clone(&arrived.workload), arrived.source);
         let (tunnel, incoming, peer, proved) = match self.open(arrived).await {
             Ok(opened) => opened,
-            Err(refused) => return self.refuse_tunnel(&workload, &refused),
+            Err(refused) => return self.refuse_tunnel(&workload, source, &refused),
         };
         let peer = Rc::new(peer);
         spawn_local(Rc::clone(&self).receive(incoming, peer, Arc::clone(&workload)));
@@ -186,11 +186,10 @@ impl Inbound {
         dial(permit, &workload.netns, &self.handoff, facts.limits.connect).await
     }
 
-    fn refuse_tunnel(&self, workload: &Workload, refused: &Refused) {
+    fn refuse_tunnel(&self, workload: &Workload, source: SocketAddr, refused: &Refused) {
         self.metrics
             .connection_refused(Direction::Inbound, refused.reason);
-        let (reason, detail) = (refused.reason, &refused.detail);
-        tracing::warn!(workload = %workload.name, %reason, %detail, "tunnel refused");
+        handshake::tell(Direction::Inbound, workload, &source, refused);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::addr::TunnelAddr;
 use crate::credentials::Credentials;
 use crate::directory::Endpoint;
 use crate::facts::Newest;
-use crate::handshake::counted;
+use crate::handshake::{self, counted};
 use crate::identity::Presenter;
 use crate::metrics::{Acquire, Direction, Limit, PoolState, ThreadMetrics};
 use crate::netns::Cookie;
@@ -168,6 +168,8 @@ impl Pool {
                     Ok(())
                 }
                 Err(refused) => {
+                    let who = format!("{} at {}", peer.id, peer.tunnel);
+                    handshake::tell(Direction::Outbound, &source, &who, &refused);
                     pool.forget_dial(&key);
                     Err(refused)
                 }

@@ -34,8 +34,8 @@ families! {
         "TLS handshakes, finished and failed; resumed, version and group are empty on failed ones.";
     HANDSHAKE_FAILURES = Counter "mtls_handshake_failures_total" ["direction", "reason"]
         "Failed TLS handshakes by reason.";
-    HANDSHAKE_DURATION = Histogram "mtls_handshake_duration_seconds" ["direction"]
-        "Duration of finished TLS handshakes, from the first byte to the verified peer.";
+    HANDSHAKE_DURATION = Histogram "mtls_handshake_duration_seconds" ["direction", "result", "resumed", "version", "group"]
+        "Duration of TLS handshakes, from the first byte to the verified peer, or to the failure.";
     HANDSHAKES_AVOIDED = Counter "mtls_handshakes_avoided_total" []
         "Connections that rode a tunnel that was there already or being dialled: handshakes that pooling saved.";
     POOL_ACQUIRE = Counter "mtls_pool_acquire_total" ["result"]

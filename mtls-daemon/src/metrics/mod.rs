@@ -42,7 +42,7 @@ struct Inner {
 struct Shard {
     handshakes: Table<(Direction, Handshake)>,
     handshake_failures: Table<(Direction, Reason)>,
-    handshake_duration: Durations<Direction>,
+    handshake_duration: Durations<(Direction, Handshake)>,
     pool_acquire: Table<Acquire>,
     pool_connections: Table<PoolState>,
     connections: Table<(Direction, ConnectionResult)>,
@@ -368,13 +368,20 @@ impl ThreadMetrics {
         let group = Group::from(group);
         let labels = (direction, Handshake::Done { resumed, group });
         self.shard.handshakes.at(labels).add(1);
-        self.shard.handshake_duration.observe(direction, took);
+        self.shard.handshake_duration.observe(labels, took);
     }
 
     pub fn handshake_failed(&self, direction: Direction, reason: Reason) {
         let labels = (direction, Handshake::Failed);
         self.shard.handshakes.at(labels).add(1);
         self.shard.handshake_failures.at((direction, reason)).add(1);
+    }
+
+    /// The same, and how long it took to fail.
+    pub fn handshake_failed_after(&self, direction: Direction, reason: Reason, took: Duration) {
+        self.handshake_failed(direction, reason);
+        let labels = (direction, Handshake::Failed);
+        self.shard.handshake_duration.observe(labels, took);
     }
 
     /// A peer was taken although no revocation list told its status.

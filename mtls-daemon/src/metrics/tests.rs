@@ -123,19 +123,19 @@ fn handshakes_are_counted_timed_and_explained() {
             "0",
         ),
         (
-            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"0.001\"}",
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",result=\"ok\",resumed=\"false\",version=\"1.3\",group=\"X25519\",le=\"0.001\"}",
             "0",
         ),
         (
-            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"0.002\"}",
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",result=\"ok\",resumed=\"false\",version=\"1.3\",group=\"X25519\",le=\"0.002\"}",
             "1",
         ),
         (
-            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",le=\"+Inf\"}",
+            "mtls_handshake_duration_seconds_bucket{direction=\"outbound\",result=\"ok\",resumed=\"false\",version=\"1.3\",group=\"X25519\",le=\"+Inf\"}",
             "1",
         ),
         (
-            "mtls_handshake_duration_seconds_sum{direction=\"outbound\"}",
+            "mtls_handshake_duration_seconds_sum{direction=\"outbound\",result=\"ok\",resumed=\"false\",version=\"1.3\",group=\"X25519\"}",
             "0.0015",
         ),
     ] {
@@ -247,7 +247,7 @@ fn a_scrape_follows_the_text_format() {
         }
     }
     // Histograms: cumulated, and +Inf is the count.
-    let bucket = "mtls_handshake_duration_seconds_bucket{direction=\"inbound\",le=\"+Inf\"}";
-    let count = "mtls_handshake_duration_seconds_count{direction=\"inbound\"}";
+    let bucket = "mtls_handshake_duration_seconds_bucket{direction=\"inbound\",result=\"error\",resumed=\"\",version=\"\",group=\"\",le=\"+Inf\"}";
+    let count = "mtls_handshake_duration_seconds_count{direction=\"inbound\",result=\"error\",resumed=\"\",version=\"\",group=\"\"}";
     assert_eq!(sample(&text, bucket), sample(&text, count));
 }

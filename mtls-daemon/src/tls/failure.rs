@@ -1,12 +1,14 @@
 //! Why a handshake failed, in the words that operators read.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use thiserror::Error;
 
 use crate::identity::PeerFault;
+use crate::identity::certificate::{Facts, shown};
 use crate::reason::Reason;
 use crate::spiffe::Claimed;
 
@@ -14,9 +16,48 @@ use crate::spiffe::Claimed;
 #[derive(Debug)]
 pub struct HandshakeError {
     pub fault: HandshakeFault,
-    /// What the refused peer claimed to be: for the log, never for a label.
-    pub claimed: Option<Claimed>,
+    /// What the refused peer showed: for the log, never for a label.
+    pub presented: Option<Presented>,
     pub took: Duration,
+}
+
+/// A certificate that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
+    pub claimed: Claimed,
+    /// Serial number and dates, if it could be read so far.
+    pub rest: Option<(String, SystemTime, SystemTime)>,
+}
+
+impl Presented {
+    /// A serial number has twenty bytes at most (RFC 5280, 4.1.2.2).
+    const SERIAL: usize = 40;
+
+    pub(super) fn of(leaf: &CertificateDer<'_>) -> Self {
+        let rest = Facts::of(leaf).map(|facts| {
+            let serial = facts.serial.chars().take(Self::SERIAL).collect();
+            (serial, facts.not_before, facts.not_after)
+        });
+        Self {
+            claimed: Claimed::by_certificate(leaf),
+            rest,
+        }
+    }
+}
+
+impl fmt::Display for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it claimed to be {}", self.claimed)?;
+        match &self.rest {
+            Some((serial, from, until)) => write!(
+                f,
+                ", with certificate {serial} of {} to {}",
+                shown(*from),
+                shown(*until)
+            ),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What happened, told by whose fault it is.
@@ -147,8 +188,8 @@ fn alert_name(alert: AlertDescription) -> String {
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fault.fmt(f)?;
-        if let Some(claimed) = &self.claimed {
-            write!(f, " (it claimed to be {claimed})")?;
+        if let Some(presented) = &self.presented {
+            write!(f, " ({presented})")?;
         }
         Ok(())
     }

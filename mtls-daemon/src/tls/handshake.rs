@@ -114,14 +114,15 @@ where
         && tls.handshake_kind() == Some(HandshakeKind::Resumed)
     {
         // From the ticket: nobody has looked at it since that was made.
-        finding = tls.peer_certificates().map(|chain| match judge(chain) {
+        let chain = tls.peer_certificates().unwrap_or_default();
+        finding = chain.first().map(|leaf| match judge(chain) {
             Ok(peer) => Finding::Proved(peer),
-            Err(fault) => Finding::refused(fault, chain),
+            Err(fault) => Finding::refused(fault, leaf),
         });
     }
-    let failed = |fault, claimed| HandshakeError {
+    let failed = |fault, presented| HandshakeError {
         fault,
-        claimed,
+        presented,
         took: began.elapsed(),
     };
 
@@ -148,16 +149,16 @@ where
             })
         }
         // The ticket is right, and what it brings back does not count any more.
-        (Ok(Ok(_)), Some(Finding::Refused { fault, claimed })) => {
-            Err(failed(HandshakeFault::Peer(fault), Some(claimed)))
+        (Ok(Ok(_)), Some(Finding::Refused { fault, presented })) => {
+            Err(failed(HandshakeFault::Peer(fault), Some(presented)))
         }
         (Ok(Ok(_)), None) => Err(failed(
             HandshakeFault::Internal("a handshake ended without a verified peer"),
             None,
         )),
-        (Ok(Err((_, socket))), Some(Finding::Refused { fault, claimed })) => {
+        (Ok(Err((_, socket))), Some(Finding::Refused { fault, presented })) => {
             part(socket, deadline).await;
-            Err(failed(HandshakeFault::Peer(fault), Some(claimed)))
+            Err(failed(HandshakeFault::Peer(fault), Some(presented)))
         }
         (Ok(Err((error, socket))), _) => {
             let fault = HandshakeFault::of_io(error);

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-pub use failure::{HandshakeError, HandshakeFault, reason_of};
+pub use failure::{HandshakeError, HandshakeFault, Presented, reason_of};
 pub use handshake::{Facts, Handshaken, accept, connect};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;

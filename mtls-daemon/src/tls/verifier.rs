@@ -14,22 +14,25 @@ use rustls::{
 };
 use std::sync::Arc;
 
+use super::failure::Presented;
 use super::{Judging, provider};
 use crate::identity::{PeerFault, PeerSvid, Presenter, TrustBundles};
-use crate::spiffe::{Claimed, SpiffeId};
+use crate::spiffe::SpiffeId;
 
 /// What a verifier found out in the handshake that runs around it.
 #[derive(Debug)]
 pub(super) enum Finding {
     Proved(PeerSvid),
-    Refused { fault: PeerFault, claimed: Claimed },
+    Refused {
+        fault: PeerFault,
+        presented: Presented,
+    },
 }
 
 impl Finding {
-    pub(super) fn refused(fault: PeerFault, chain: &[CertificateDer<'_>]) -> Self {
-        let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-        let claimed = Claimed::by_certificate(leaf);
-        Self::Refused { fault, claimed }
+    pub(super) fn refused(fault: PeerFault, leaf: &CertificateDer<'_>) -> Self {
+        let presented = Presented::of(leaf);
+        Self::Refused { fault, presented }
     }
 }
 
@@ -100,8 +103,7 @@ fn noted(judged: Result<PeerSvid, PeerFault>, leaf: &CertificateDer<'_>) -> Resu
         Ok(peer) => (Finding::Proved(peer), Ok(())),
         Err(fault) => {
             let answer = Err(Error::InvalidCertificate(alert_for(&fault)));
-            let claimed = Claimed::by_certificate(leaf);
-            (Finding::Refused { fault, claimed }, answer)
+            (Finding::refused(fault, leaf), answer)
         }
     };
     // Without a handshake around it (nobody to read it) the answer stands.

@@ -106,7 +106,7 @@ async fn another_identity_than_the_expected_one() {
     ] {
         let error = judged_as_server(&us, &ca.leaf(near), DB).await;
         assert_eq!(error.reason(), Reason::BadSan, "{near}");
-        assert_eq!(error.claimed.unwrap().to_string(), near);
+        assert_eq!(error.presented.unwrap().claimed.to_string(), near);
     }
 }
 

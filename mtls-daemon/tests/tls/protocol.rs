@@ -196,7 +196,7 @@ async fn a_refused_client_reads_why() {
     let (client, server) = tokio::join!(web.connect(dialling, DB), us.accept(dialled));
     let error = server.err().unwrap();
     assert_eq!(error.reason(), Reason::UnknownIssuer);
-    assert_eq!(error.claimed.unwrap().to_string(), WEB);
+    assert_eq!(error.presented.unwrap().claimed.to_string(), WEB);
 
     let mut client = client.expect("the client's own handshake is done");
     client.socket.set_nonblocking(false).unwrap();
@@ -241,5 +241,5 @@ async fn claims_are_safe_to_print() {
     assert!(!error.to_string().chars().any(char::is_control), "{error}");
     let endless = ca.leaf(&format!("spiffe://example.org/{}", "x".repeat(5000)));
     let error = crate::judged_as_client(&us, &endless).await;
-    assert!(error.claimed.unwrap().to_string().len() < 600);
+    assert!(error.presented.unwrap().claimed.to_string().len() < 600);
 }
