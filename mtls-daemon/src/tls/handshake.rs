@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,9 @@ pub struct Facts {
 const PARTING: Duration = Duration::from_millis(250);
 const PARTING_BYTES: usize = 64 * 1024;
 
+/// A handshake's future holds the connection's whole state, several times over.
+type Boxed<F> = Pin<Box<F>>;
+
 /// Opens TLS over `socket`, as the end that dialled. The peer may yet refuse
 /// our certificate: see [`super::reason_of`].
 pub async fn connect(
@@ -62,7 +66,7 @@ pub async fn connect(
         .peer_addr()
         .map(|addr| ServerName::IpAddress(addr.ip().to_canonical().into()));
     let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
-    shake(limit, judge, async {
+    let handshake = Box::pin(async {
         let name = match name {
             Ok(name) => name,
             Err(error) => return Err((error, socket)),
@@ -72,8 +76,8 @@ pub async fn connect(
             .into_fallible()
             .await?;
         Ok(tls.into_inner())
-    })
-    .await
+    });
+    shake(limit, judge, handshake).await
 }
 
 /// Takes TLS over `socket`, as the end that was dialled.
@@ -83,26 +87,24 @@ pub async fn accept(
     limit: Duration,
 ) -> Result<Handshaken<ServerConnection>, HandshakeError> {
     let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
-    shake(limit, judge, async {
+    let handshake = Box::pin(async {
         let tls = TlsAcceptor::from(Arc::clone(&settings.config))
             .accept(socket)
             .into_fallible()
             .await?;
         Ok(tls.into_inner())
-    })
-    .await
+    });
+    shake(limit, judge, handshake).await
 }
 
 async fn shake<C, D>(
     limit: Duration,
     judge: impl Fn(&[CertificateDer<'_>]) -> Result<PeerSvid, PeerFault>,
-    handshake: impl Future<Output = Result<(TcpStream, C), (io::Error, TcpStream)>>,
+    handshake: Boxed<impl Future<Output = Result<(TcpStream, C), (io::Error, TcpStream)>>>,
 ) -> Result<Handshaken<C>, HandshakeError>
 where
     C: Deref<Target = rustls::ConnectionCommon<D>>,
 {
-    // Boxed: it holds the connection's whole state, several times over.
-    let handshake = Box::pin(handshake);
     let began = Instant::now();
     let deadline = began + limit;
     let watched = FINDING.scope(RefCell::new(None), async {

@@ -180,7 +180,7 @@ pub fn client_config(
         ClientConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(verifier.clone())
+            .with_custom_certificate_verifier(Arc::<ThePeer>::clone(&verifier))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
@@ -201,7 +201,7 @@ pub fn server_config(
     let mut config =
         ServerConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(judging.clock.clone()))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier.clone())
+            .with_client_cert_verifier(Arc::<AnyPeer>::clone(&verifier))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(svid.key()))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
