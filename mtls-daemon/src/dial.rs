@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mtls_common::addr::dial_address;
 use socket2::Socket;
-use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::addr::ClientAddr;
@@ -47,14 +46,8 @@ pub async fn dial(
         let name = handoff
             .name_client(netns.cookie().0, app, from, client)
             .map_err(|error| Refused::socket(&error, "noting the client's address"))?;
-        let connect = TcpSocket::from_std_stream(socket.into()).connect(app);
-        match timeout(limit, connect).await {
-            Ok(Ok(stream)) => {
-                let socket = stream
-                    .into_std()
-                    .map_err(|error| Refused::socket(&error, "taking the application's socket"))?;
-                return Ok(Dialled { socket, name });
-            }
+        match timeout(limit, connect(socket, app)).await {
+            Ok(Ok(socket)) => return Ok(Dialled { socket, name }),
             // This 4-tuple is still in TIME_WAIT: the next address has none.
             Ok(Err(error))
                 if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && attempt < ADDRESSES =>
@@ -69,6 +62,38 @@ pub async fn dial(
                 return Err(Refused::new(Reason::DialFailed, what));
             }
         }
+    }
+}
+
+/// Connects, mostly without waiting: on loopback the handshake is over, one
+/// way or the other, when the call returns, and asking once more tells.
+async fn connect(socket: Socket, app: SocketAddr) -> io::Result<TcpStream> {
+    let under_way = |error: &io::Error| {
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EINPROGRESS | libc::EALREADY)
+        )
+    };
+    let to = app.into();
+    let asked = socket.connect(&to).or_else(|error| {
+        if under_way(&error) {
+            socket.connect(&to)
+        } else {
+            Err(error)
+        }
+    });
+    match asked {
+        Ok(()) => Ok(socket.into()),
+        // A full backlog: the kernel goes on asking.
+        Err(error) if under_way(&error) => {
+            let stream = tokio::net::TcpStream::from_std(socket.into())?;
+            stream.writable().await?;
+            match stream.take_error()? {
+                Some(error) => Err(error),
+                None => stream.into_std(),
+            }
+        }
+        Err(error) => Err(error),
     }
 }
 

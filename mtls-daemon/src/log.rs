@@ -2,14 +2,17 @@
 //! in RFC 3339, UTC.
 //!
 //! A thread of its own writes them. A data thread that logs never waits for
-//! whoever reads the log: when the queue is full, the line is dropped and counted.
+//! whoever reads the log: when too much waits, the line is dropped and counted.
+//! What comes together is written together: at a line for each connection,
+//! waking the writer for every one cost more than the connection's bytes.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -22,8 +25,12 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use crate::access_log;
 use crate::config::{Log, LogFormat};
 
-/// Lines that wait for the writer. At 300 bytes a line about 2 MiB.
-const QUEUE: usize = 8192;
+/// Bytes that may wait for the writer: some 7,000 lines.
+const MOST: usize = 2 << 20;
+/// What the writer keeps of its buffers in quiet times.
+const KEEP: usize = 16 << 10;
+/// After a write, the writer lets lines gather for so long.
+const GATHER: Duration = Duration::from_millis(5);
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -43,23 +50,18 @@ pub enum LogError {
 
 /// Writes what is still queued when it goes.
 #[must_use = "lines that are queued are lost without it"]
-pub struct Flush(Option<(SyncSender<Message>, JoinHandle<()>)>);
-
-enum Message {
-    Line(Vec<u8>),
-    /// All lines before this one are written.
-    End,
-}
+pub struct Flush(Option<(Queue, JoinHandle<()>)>);
 
 /// Sets the process's log up.
 pub fn start(log: &Log) -> Result<Flush, LogError> {
-    let (queue, lines) = sync_channel(QUEUE);
+    let queue = Queue::default();
+    let lines = queue.clone();
     let writer = std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&lines, io::stderr()))
+        .spawn(move || lines.write_to(io::stderr()))
         .map_err(LogError::Writer)?;
     let (filter, handle) = reload::Layer::new(filter(log)?);
-    let writing = Queue(queue.clone());
+    let writing = queue.clone();
     let lines = tracing_subscriber::fmt::layer()
         .with_timer(Utc)
         .with_writer(move || writing.clone());
@@ -108,34 +110,78 @@ fn filter(log: &Log) -> Result<EnvFilter, LogError> {
         .map_err(|_unreadable| LogError::Filter(log.filter.clone()))
 }
 
-fn write_lines(lines: &Receiver<Message>, mut to: impl Write) {
-    // Nobody hears of an error of the log itself; the next line tries again.
-    while let Ok(Message::Line(line)) = lines.recv() {
-        let _ = to.write_all(&line);
-    }
-}
-
 impl Drop for Flush {
     fn drop(&mut self) {
         if let Some((queue, writer)) = self.0.take() {
-            // Waits for room: at the end there is time.
-            let _ = queue.send(Message::End);
+            queue.end();
             let _ = writer.join();
         }
     }
 }
 
-/// Takes one line a write, as the formatting layer gives it.
-#[derive(Clone)]
-struct Queue(SyncSender<Message>);
+/// Lines on their way to the writer. Takes one line a write, as the formatting
+/// layer gives it.
+#[derive(Clone, Default)]
+struct Queue(Arc<(Mutex<Waiting>, Condvar)>);
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// The writer sleeps until it is told.
+    asleep: bool,
+    ended: bool,
+}
+
+impl Queue {
+    /// Writes until the end is told, and all that was said before it.
+    fn write_to(&self, mut to: impl Write) {
+        let (waiting, told) = &*self.0;
+        let mut lines = Vec::new();
+        let mut lock = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            while lock.lines.is_empty() && !lock.ended {
+                lock.asleep = true;
+                lock = told.wait(lock).unwrap_or_else(PoisonError::into_inner);
+            }
+            lock.asleep = false;
+            if lock.lines.is_empty() {
+                return;
+            }
+            mem::swap(&mut lines, &mut lock.lines);
+            drop(lock);
+            // Nobody hears of an error of the log itself; the next lines try again.
+            let _ = to.write_all(&lines);
+            lines.clear();
+            lines.shrink_to(KEEP);
+            lock = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let gathered = told.wait_timeout_while(lock, GATHER, |waiting| {
+                !waiting.ended && waiting.lines.len() < MOST / 2
+            });
+            (lock, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn end(&self) {
+        let (waiting, told) = &*self.0;
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.ended = true;
+        told.notify_one();
+    }
+}
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match self.0.try_send(Message::Line(line.to_vec())) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                DROPPED.fetch_add(1, Ordering::Relaxed);
-            }
+        let (waiting, told) = &*self.0;
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.lines.len() + line.len() > MOST {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let few = waiting.lines.len() < MOST / 2;
+        waiting.lines.extend_from_slice(line);
+        let many = waiting.lines.len() >= MOST / 2;
+        if mem::take(&mut waiting.asleep) || few && many {
+            told.notify_one();
         }
         Ok(line.len())
     }
@@ -174,17 +220,37 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_and_counts_instead_of_waiting() {
-        let (sender, receiver) = sync_channel(1);
+    fn too_much_at_once_is_dropped_and_counted_and_nobody_waits() {
         let before = dropped();
-        let mut queue = Queue(sender);
+        let mut queue = Queue::default();
+        queue.write_all(&vec![b'x'; MOST - 4]).unwrap();
         queue.write_all(b"one\n").unwrap();
         queue.write_all(b"two\n").unwrap();
         assert_eq!(dropped(), before + 1);
-        drop(queue);
+        queue.end();
         let mut written = Vec::new();
-        write_lines(&receiver, &mut written);
-        assert_eq!(written, b"one\n");
+        queue.write_to(&mut written);
+        assert_eq!(written.len(), MOST);
+        assert!(written.ends_with(b"xone\n"));
+    }
+
+    #[test]
+    fn a_sleeping_writer_is_woken_and_what_gathers_is_written_in_order() {
+        let mut queue = Queue::default();
+        let lines = queue.clone();
+        let writer = std::thread::spawn(move || {
+            let mut written = Vec::new();
+            lines.write_to(&mut written);
+            written
+        });
+        let line = |n: u32| format!("line {n}\n");
+        for n in 0..10_000 {
+            queue.write_all(line(n).as_bytes()).unwrap();
+        }
+        queue.end();
+        let written = writer.join().unwrap();
+        let expected: String = (0..10_000).map(line).collect();
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
     }
 
     #[test]
