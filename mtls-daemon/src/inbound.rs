@@ -55,7 +55,8 @@ impl Inbound {
     /// Serve one tunnel from its handshake to its end.
     pub async fn serve(self: Rc<Self>, arrived: Arrived) {
         let (workload, source) = (Arc::clone(&arrived.workload), arrived.source);
-        let (tunnel, incoming, peer, proved) = match self.open(arrived).await {
+        // Boxed: what the handshake needs is freed while the tunnel lives.
+        let (tunnel, incoming, peer, proved) = match Box::pin(self.open(arrived)).await {
             Ok(opened) => opened,
             Err(refused) => return self.refuse_tunnel(&workload, source, &refused),
         };
@@ -220,5 +221,25 @@ fn status_for(reason: Reason) -> u16 {
         Reason::BadRequest => 400,
         Reason::NotAuthorised => 401,
         _ => 503,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection costs while it is established, and a tunnel during
+    /// its handshake.
+    #[test]
+    fn delivering_is_small() {
+        fn deliver<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn serve<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (deliver, serve) = (deliver(Inbound::deliver), serve(Inbound::serve));
+        assert!(deliver <= 1_280, "a connection: {deliver} bytes");
+        assert!(serve <= 1_280, "a tunnel: {serve} bytes");
     }
 }

@@ -114,27 +114,31 @@ impl Outbound {
         for endpoint in self.health.in_turn(&route.endpoints).take(ATTEMPTS) {
             flow.peer = Some(endpoint.id.clone());
             flow.tunnel = Some(endpoint.tunnel);
-            match self.connect(&captured.workload, endpoint, flow).await {
+            let failed = match self.connect(captured, endpoint, flow).await {
                 Ok(stream) => {
                     self.health.answered(endpoint.address);
                     return Ok(stream);
                 }
-                Err(error) if Health::blames(error.reason) => {
-                    self.health.failed(endpoint.address);
-                    refused = error;
-                }
-                Err(error) => return Err(error),
+                Err(failed) => failed,
+            };
+            let blamed = Health::blames(failed.refused.reason);
+            if blamed {
+                self.health.failed(endpoint.address);
             }
+            if !blamed || failed.has_spoken {
+                return Err(failed.refused);
+            }
+            refused = failed.refused;
         }
         Err(refused)
     }
 
     async fn connect(
         &self,
-        source: &Arc<Workload>,
+        captured: &Captured,
         endpoint: &Endpoint,
         flow: &mut Flow,
-    ) -> Result<Stream, Refused> {
+    ) -> Result<Stream, Failed> {
         let request = ConnectRequest {
             authority: endpoint.address,
             forwarded: flow.client.map(|client| client.0),
@@ -143,20 +147,34 @@ impl Outbound {
         };
         let mut left = RETRIES;
         loop {
-            let CheckedOut { tunnel, acquired } = self.pool.checkout(source, endpoint).await?;
+            let CheckedOut { tunnel, acquired } =
+                self.pool.checkout(&captured.workload, endpoint).await?;
             flow.tunnel_use = Some(match acquired {
                 Acquire::Miss => TunnelUse::New,
                 Acquire::Hit | Acquire::Wait => TunnelUse::Reused,
             });
-            match tunnel.connect(&request).await {
+            let (answer, has_spoken) = match tunnel.open_for(&request, &captured.socket) {
+                Ok(opening) => {
+                    let has_spoken = opening.has_spoken();
+                    (opening.answer().await, has_spoken)
+                }
+                Err(error) => (Err(error), false),
+            };
+            match answer {
                 Ok(stream) => return Ok(stream),
                 // The tunnel closed its door between checkout and here, and
                 // the peer did nothing: the pool has another, or dials.
                 Err(error) if left > 0 && error.may_retry() => {}
                 // It had died unseen, with its peer's namespace or node. None
                 // of the application's bytes were on it.
-                Err(ConnectError::Lost(end)) if left > 0 && died_unseen(&end, acquired) => {}
-                Err(error) => return Err(self.refusal(&error)),
+                Err(ConnectError::Lost(end))
+                    if left > 0 && !has_spoken && died_unseen(&end, acquired) => {}
+                Err(error) => {
+                    return Err(Failed {
+                        refused: self.refusal(&error),
+                        has_spoken: has_spoken && matches!(error, ConnectError::Lost(_)),
+                    });
+                }
             }
             left -= 1;
         }
@@ -179,8 +197,6 @@ impl Outbound {
                 reason
             }
             ConnectError::Lost(_) => Reason::TunnelLost,
-            ConnectError::AppGone => Reason::ResetByLocalApp,
-            ConnectError::Local(_) => Reason::Internal,
         };
         Refused::new(reason, error.to_string())
     }
@@ -214,6 +230,23 @@ impl Outbound {
     }
 }
 
+/// One endpoint's failure.
+struct Failed {
+    refused: Refused,
+    /// The tunnel was lost with bytes of the application on it: what became of
+    /// them nobody knows, so nobody else may get them.
+    has_spoken: bool,
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self {
+            refused,
+            has_spoken: false,
+        }
+    }
+}
+
 /// Whether a tunnel that others had opened was gone before we asked.
 fn died_unseen(end: &TunnelEnd, acquired: Acquire) -> bool {
     acquired != Acquire::Miss
@@ -228,4 +261,19 @@ fn too_slow(limit: Duration) -> Refused {
         Reason::Timeout,
         format!("not established in {limit:?} (limits.establish)"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection costs while it is established, besides its tunnel.
+    #[test]
+    fn carrying_is_small() {
+        fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let carry = size(Outbound::carry);
+        assert!(carry <= 1_280, "{carry} bytes");
+    }
 }

@@ -76,6 +76,7 @@ impl Endpoint {
                 self.peer.max_frame = value;
             }
             setting::TAKES_PROOFS => self.proofs.taken = value == 1,
+            setting::HOLDS_EARLY_DATA => self.peer.holds_early_data = value == 1,
             // We send no header list near any limit, and unknown ones are ignored.
             _ => {}
         }

@@ -2,8 +2,7 @@
 //! frames do to it stands in `receive`, `head` and `control`; how applications'
 //! bytes get into it, in `serve`; how it ends, in `life`.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::io::{self, Read as _};
 use std::mem;
 use std::net::TcpStream;
@@ -24,6 +23,7 @@ use super::poller::Event;
 use super::proof::Proofs;
 use super::records::Records;
 use super::settings::count;
+use super::streams::Streams;
 use super::windows::{ConnectionWindow, Growth, SendWindow};
 
 /// The most that waits unsent while the peer reads nothing: what one turn
@@ -49,6 +49,8 @@ pub(super) struct PeerSettings {
     pub(super) max_streams: u32,
     /// The first SETTINGS have come.
     pub(super) told: bool,
+    /// It keeps what comes before its answer from everybody until then.
+    pub(super) holds_early_data: bool,
     /// The peer wants a smaller header table than the default: our next header
     /// block has to say that it uses none.
     pub(super) owed_no_table: bool,
@@ -85,7 +87,7 @@ pub(super) struct Endpoint {
     /// Stands in the loop's queue.
     pub(super) due: bool,
     /// Every stream that is open on the wire.
-    pub(super) streams: HashMap<u32, u32, BuildHasherDefault<StreamHasher>>,
+    pub(super) streams: Streams,
     /// The highest stream id seen, or in the client's role used.
     pub(super) last_stream: u32,
     pub(super) peer: PeerSettings,
@@ -148,13 +150,14 @@ impl Endpoint {
             writable: true,
             half_closed: false,
             due: false,
-            streams: HashMap::default(),
+            streams: Streams::default(),
             last_stream: 0,
             peer: PeerSettings {
                 initial_window: frame::DEFAULT_WINDOW,
                 max_frame: frame::DEFAULT_MAX_FRAME,
                 max_streams: STREAMS_UNTOLD,
                 told: false,
+                holds_early_data: false,
                 owed_no_table: false,
             },
             send: SendWindow::new(frame::DEFAULT_WINDOW),
@@ -185,24 +188,27 @@ impl Endpoint {
 
     fn greet(&mut self, shared: &Shared) {
         let settings = &shared.settings;
+        if self.role == Role::Client {
+            self.out.put(frame::PREFACE);
+        }
         let own = match self.role {
-            Role::Client => {
-                self.out.put(frame::PREFACE);
-                (setting::ENABLE_PUSH, 0)
-            }
-            Role::Server => (setting::MAX_CONCURRENT_STREAMS, settings.max_streams),
+            Role::Client => [(setting::ENABLE_PUSH, 0)].as_slice(),
+            Role::Server => &[
+                (setting::MAX_CONCURRENT_STREAMS, settings.max_streams),
+                (setting::HOLDS_EARLY_DATA, 1),
+            ],
         };
-        frame::put_settings(
-            &mut self.out,
+        let all = [
+            own,
             &[
-                own,
                 (setting::HEADER_TABLE_SIZE, 0),
                 (setting::INITIAL_WINDOW_SIZE, settings.initial_window),
                 (setting::MAX_FRAME_SIZE, frame::OUR_MAX_FRAME),
                 (setting::MAX_HEADER_LIST_SIZE, self.role.header_list()),
                 (setting::TAKES_PROOFS, 1),
             ],
-        );
+        ];
+        frame::put_settings(&mut self.out, &all.concat());
         let more = settings.connection_window - frame::DEFAULT_WINDOW;
         if more > 0 {
             frame::put_window_update(&mut self.out, 0, more);
@@ -473,24 +479,5 @@ pub(super) fn flood(what: &'static str) -> Violation {
 impl From<Violation> for TunnelEnd {
     fn from(violation: Violation) -> Self {
         Self::Violation(violation)
-    }
-}
-
-/// Stream ids are small, dense and chosen in order; one multiplication spreads
-/// them.
-#[derive(Default)]
-pub(super) struct StreamHasher(u64);
-
-impl Hasher for StreamHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.write_u32(u32::from(*b)));
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(32)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
+use std::mem::{self, MaybeUninit};
 use std::net::TcpStream;
 use std::task::Waker;
 
@@ -20,6 +21,8 @@ use super::windows::{SendWindow, StreamWindow};
 /// What a flow says before the next one's turn: with the frame's head it fills
 /// exactly four TLS records.
 pub(super) const QUANTUM: usize = 65_536 - frame::HEAD;
+/// What goes behind a request at most: one TLS record.
+const EARLY: usize = 16_384 - frame::HEAD;
 /// Slices that go to the kernel in one call.
 pub(super) const MAX_SLICES: usize = 64;
 /// The tunnel of a flow that needs none any more.
@@ -65,6 +68,9 @@ pub(super) struct Flow {
     pub(super) stream: u32,
     generation: u32,
     state: u16,
+    /// Bytes that were sent behind the request. Until the answer they are in
+    /// the application's socket too.
+    pub(super) early: u16,
     app: Option<TcpStream>,
     pub(super) send: SendWindow,
     pub(super) receive: StreamWindow,
@@ -120,6 +126,7 @@ impl Flow {
             stream,
             generation,
             state: 0,
+            early: 0,
             app: None,
             send,
             receive,
@@ -156,8 +163,45 @@ impl Flow {
             && self.is(is::READABLE | is::HALF_CLOSED | is::FAILED)
     }
 
+    /// Puts what the application has said so far behind its request, and
+    /// leaves it in the socket: a refused request can go elsewhere with it.
+    pub(super) fn speak_early(&mut self, app: &TcpStream, out: &mut Out, window: usize) -> usize {
+        let most = EARLY.min(window).min(self.send.open());
+        let room = out.spare(frame::HEAD + most);
+        // An error or the end will be there for whoever reads it.
+        let n = app
+            .peek(&mut room[frame::HEAD..frame::HEAD + most])
+            .unwrap_or(0);
+        if n > 0 {
+            self.put_data_head(out, n, false);
+            out.advance(n);
+            self.send.spend(n);
+            self.early = u16::try_from(n).unwrap_or(0);
+        }
+        n
+    }
+
+    /// The peer has accepted, and with the request what was sent behind it.
+    fn forget_early(&mut self, app: &TcpStream, shared: &Shared) -> Result<(), AppFailed> {
+        let early = usize::from(mem::take(&mut self.early));
+        if early == 0 {
+            return Ok(());
+        }
+        self.to_peer += early as u64;
+        count(&shared.stats.bytes_to_peers, early as u64);
+        // With this flag the kernel throws bytes away and copies none.
+        let mut nowhere = [const { MaybeUninit::uninit() }; EARLY];
+        match SockRef::from(app).recv_with_flags(&mut nowhere[..early], libc::MSG_TRUNC) {
+            Ok(n) if n == early => Ok(()),
+            _reset => Err(AppFailed),
+        }
+    }
+
     /// Takes the application's socket and has it watched.
     pub(super) fn attach(&mut self, index: u32, app: TcpStream, shared: &Shared) -> io::Result<()> {
+        if self.forget_early(&app, shared).is_err() {
+            self.set(is::FAILED);
+        }
         shared.poller.watch_app(&app, self.token(index), false)?;
         self.app = Some(app);
         Ok(())
@@ -289,17 +333,20 @@ impl Flow {
         while left > 0 {
             let len = left.min(size);
             left -= len;
-            let last = end && left == 0;
-            let head = Head {
-                len: u32::try_from(len).unwrap_or(0),
-                kind: kind::DATA,
-                flags: if last { flag::END_STREAM } else { 0 },
-                stream: self.stream,
-            };
-            out.put(&head.bytes());
+            self.put_data_head(out, len, end && left == 0);
             out.advance(len);
         }
         Ok(Taken::Bytes { n, end })
+    }
+
+    fn put_data_head(&self, out: &mut Out, len: usize, last: bool) {
+        let head = Head {
+            len: u32::try_from(len).unwrap_or(0),
+            kind: kind::DATA,
+            flags: if last { flag::END_STREAM } else { 0 },
+            stream: self.stream,
+        };
+        out.put(&head.bytes());
     }
 
     /// Whether the application has ended its half and nothing of it waits:

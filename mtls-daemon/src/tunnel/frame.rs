@@ -55,6 +55,10 @@ pub(super) mod setting {
     pub(in super::super) const MAX_HEADER_LIST_SIZE: u16 = 0x6;
     /// Ours: 1 from an endpoint that knows `kind::PROOF`.
     pub(in super::super) const TAKES_PROOFS: u16 = 0xf1f1;
+    /// Ours, of the range for experiments: with 1, a server says that it holds
+    /// the DATA of a CONNECT back until it has answered 200, and drops it when
+    /// it answers anything else. Whoever does not know it passes over it.
+    pub(in super::super) const HOLDS_EARLY_DATA: u16 = 0xf1f2;
 }
 
 /// A frame's head.

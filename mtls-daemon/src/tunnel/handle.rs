@@ -120,9 +120,29 @@ impl Tunnel {
 
     /// Sends the request and does not wait.
     pub fn open(&self, request: &ConnectRequest) -> Result<Opening, ConnectError> {
+        self.open_with(request, None)
+    }
+
+    /// The same, and right behind the request what its application has said
+    /// so far, which saves a round trip. Only towards a peer that says that
+    /// nobody hears of it before the peer has accepted. The bytes stay in the
+    /// socket until then.
+    pub fn open_for(
+        &self,
+        request: &ConnectRequest,
+        app: &TcpStream,
+    ) -> Result<Opening, ConnectError> {
+        self.open_with(request, Some(app))
+    }
+
+    fn open_with(
+        &self,
+        request: &ConnectRequest,
+        app: Option<&TcpStream>,
+    ) -> Result<Opening, ConnectError> {
         let opened = self
             .0
-            .with(|tunnel, parts| tunnel.open(request, parts.flows, parts.shared));
+            .with(|tunnel, parts| tunnel.open(request, app, parts.flows, parts.shared));
         let key = opened.unwrap_or(Err(ConnectError::GoingAway))?;
         Ok(Opening(self.slot(key)))
     }
@@ -326,26 +346,12 @@ impl Opening {
         }
     }
 
-    /// Gives the application's socket to the loop before the answer is there,
-    /// which saves a round trip: its first bytes follow right behind the
-    /// request. If the peer refuses, they are gone, and the application is
-    /// reset. Only for peers that hold early bytes back until they have
-    /// authorised the request.
-    pub async fn carry_early(self, app: TcpStream) -> Result<Carried, ConnectError> {
-        self.0.attach(app);
-        let carry = Carry(self.0);
-        poll_fn(|cx| {
-            let polled = carry.0.poll(cx, |flow| {
-                let outcome = *flow.outcome.take()?;
-                Some(if flow.is(is::ANSWERED) {
-                    Ok(carried(flow, outcome))
-                } else {
-                    Err(unanswered(outcome))
-                })
-            });
-            polled.map(|done| done.unwrap_or(Err(ConnectError::GoingAway)))
-        })
-        .await
+    /// Whether bytes of the application were sent behind the request. If the
+    /// tunnel is lost now, nobody can say whether they were delivered.
+    pub fn has_spoken(&self) -> bool {
+        self.0
+            .inner
+            .with(|state| state.flow(self.0.key).is_some_and(|flow| flow.early > 0))
     }
 }
 

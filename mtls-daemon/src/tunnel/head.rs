@@ -1,6 +1,9 @@
 //! Header blocks: a peer's requests in the server's role, its answers in the
 //! client's, and what we say to either.
 
+use std::net::TcpStream;
+use std::time::Duration;
+
 use super::endpoint::{Draining, Endpoint, Flows, Role, flood};
 use super::event_loop::Shared;
 use super::flow::{Flow, FlowKey, Outcome, is};
@@ -14,6 +17,11 @@ use super::windows::{SendWindow, StreamWindow};
 
 /// Pieces that a header block may come in.
 const MAX_PIECES: u32 = 16;
+
+/// A tunnel of which nothing was heard for so long may have died unseen. What is
+/// asked on it goes without early bytes, so that it may be asked again elsewhere.
+/// A busy tunnel, where a round trip counts, is never silent for so long.
+const SILENT: Duration = Duration::from_millis(50);
 
 /// A header block that is not whole yet.
 #[derive(Debug)]
@@ -252,10 +260,12 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request of ours.
+    /// Sends a request of ours, and right behind it what its application has
+    /// said so far, if the peer holds that back until it has accepted.
     pub(super) fn open(
         &mut self,
         request: &ConnectRequest,
+        app: Option<&TcpStream>,
         flows: &mut Flows,
         shared: &mut Shared,
     ) -> Result<FlowKey, ConnectError> {
@@ -281,7 +291,15 @@ impl Endpoint {
         let mut block = self.new_block();
         request.encode(&mut block);
         frame::put_headers(&mut self.out, stream, false, &block);
-        let flow = self.new_flow(stream, shared);
+        let mut flow = self.new_flow(stream, shared);
+        if let Some(app) = app
+            && self.peer.holds_early_data
+            && shared.now - self.heard < SILENT
+        {
+            let window = self.send.open().min(self.peer.max_frame as usize);
+            let early = flow.speak_early(app, &mut self.out, window);
+            self.send.spend(early);
+        }
         Ok(self.add_flow(flow, flows, shared))
     }
 
@@ -324,7 +342,7 @@ impl Endpoint {
     pub(super) fn attach(
         &mut self,
         index: u32,
-        app: std::net::TcpStream,
+        app: TcpStream,
         flows: &mut Flows,
         shared: &mut Shared,
     ) {

@@ -1,7 +1,7 @@
 //! The end of a tunnel, and what leads to it: draining, keepalive, the last
 //! words.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, Read as _};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::event_loop::Shared;
 use super::frame::{self, code};
 use super::outcome::{CarryEnd, Cut, TunnelEnd};
 use super::settings::count;
+use super::streams::Streams;
 
 /// How long an ended tunnel waits for the peer to take the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -107,7 +108,7 @@ impl Endpoint {
         for key in self.incoming.drain(..) {
             flows.try_remove(key.index as usize);
         }
-        self.streams = HashMap::default();
+        self.streams = Streams::default();
         self.ready = VecDeque::new();
         self.starved = Vec::new();
         self.flows = 0;

@@ -71,7 +71,7 @@ impl Lone {
         };
         let _ = self
             .endpoint
-            .open(&request, &mut self.flows, &mut self.shared);
+            .open(&request, None, &mut self.flows, &mut self.shared);
     }
 
     /// Answers the oldest request, with an application that reads nothing.

@@ -28,6 +28,7 @@ mod request;
 mod serve;
 mod settings;
 mod slot;
+mod streams;
 mod windows;
 
 pub use frame::code;

@@ -78,12 +78,6 @@ pub enum ConnectError {
     /// The tunnel ended before the answer came.
     #[error("the tunnel ended before the peer answered: {0}")]
     Lost(TunnelEnd),
-    /// The application, attached early, was gone before the peer answered.
-    #[error("the application reset its connection before the peer answered")]
-    AppGone,
-    /// The application's socket could not be watched.
-    #[error("the application's socket cannot be watched: {0}")]
-    Local(io::ErrorKind),
 }
 
 impl ConnectError {
@@ -93,7 +87,7 @@ impl ConnectError {
         match self {
             Self::NoRoom | Self::GoingAway => true,
             Self::Reset(code) => *code == super::frame::code::REFUSED_STREAM,
-            Self::Refused { .. } | Self::Lost(_) | Self::AppGone | Self::Local(_) => false,
+            Self::Refused { .. } | Self::Lost(_) => false,
         }
     }
 }

@@ -143,8 +143,8 @@ pub(super) fn unanswered(outcome: Outcome) -> ConnectError {
             CarryEnd::ResetByPeer(code) => ConnectError::Reset(code),
             CarryEnd::TunnelLost(end) => ConnectError::Lost(end),
             CarryEnd::Cut(cut) => ConnectError::Lost(TunnelEnd::Cut(cut)),
-            CarryEnd::Local(e) => ConnectError::Local(e.kind()),
-            CarryEnd::ResetByApp | CarryEnd::Done => ConnectError::AppGone,
+            // Before the answer there is no application that could end it.
+            CarryEnd::Local(_) | CarryEnd::ResetByApp | CarryEnd::Done => ConnectError::GoingAway,
         },
     }
 }

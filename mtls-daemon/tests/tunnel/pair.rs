@@ -305,33 +305,66 @@ fn a_request_that_nobody_waits_for_says_so() {
 }
 
 #[test]
-fn early_bytes_wait_for_the_answer() {
+fn early_bytes_reach_nobody_before_the_answer() {
     story(async {
         let mut pair = pair().await;
+        // The peer's SETTINGS are here, and say that it holds them back.
+        let _first = pair.flow().await;
         let (mut client, near_app) = app().await;
         client.write_all(b"early").await.unwrap();
-        client.shutdown().await.unwrap();
-        let early = pair.near.open(&request()).unwrap().carry_early(near_app);
-        let early = spawn_local(early);
+
+        // Refused: they are still there, and go elsewhere.
+        let refused = pair.near.open_for(&request(), &near_app).unwrap();
+        assert!(refused.has_spoken());
+        pair.incoming.next().await.unwrap().refuse(503);
+        let refused = refused.answer().await.map(drop).unwrap_err();
+        assert!(matches!(refused, ConnectError::Refused { status: 503 }));
+
+        let opening = pair.near.open_for(&request(), &near_app).unwrap();
         let asked = pair.incoming.next().await.unwrap();
+        client.write_all(b" and late").await.unwrap();
+        client.shutdown().await.unwrap();
         let (mut server, far_app) = app().await;
         let far = asked.accept().carry(far_app);
+        let near = opening.answer().await.unwrap().carry(near_app);
         let mut got = vec![];
         server.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got, b"early");
+        assert_eq!(got, b"early and late");
         drop(server);
         assert!(matches!(far.await.end, CarryEnd::Done));
-        let near = early.await.unwrap().unwrap();
+        let near = near.await;
         assert!(matches!(near.end, CarryEnd::Done));
-        assert_eq!(near.to_peer, 5);
+        assert_eq!(near.to_peer, 14);
+    });
+}
 
+#[test]
+fn an_application_that_resets_after_its_early_bytes_is_reset_at_its_peer() {
+    story(async {
+        let mut pair = pair().await;
+        let _first = pair.flow().await;
         let (mut client, near_app) = app().await;
         client.write_all(b"early").await.unwrap();
-        let early = pair.near.open(&request()).unwrap().carry_early(near_app);
-        let early = spawn_local(early);
-        pair.incoming.next().await.unwrap().refuse(401);
-        let refused = early.await.unwrap().unwrap_err();
-        assert!(matches!(refused, ConnectError::Refused { status: 401 }));
-        assert_eq!(read_error(&mut client).await, ErrorKind::ConnectionReset);
+        let opening = pair.near.open_for(&request(), &near_app).unwrap();
+        let asked = pair.incoming.next().await.unwrap();
+        reset(client);
+        let (mut server, far_app) = app().await;
+        let far = asked.accept().carry(far_app);
+        let near = opening.answer().await.unwrap().carry(near_app);
+        assert!(matches!(near.await.end, CarryEnd::ResetByApp));
+        assert!(matches!(far.await.end, CarryEnd::ResetByPeer(_)));
+        assert_eq!(read_error(&mut server).await, ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_tunnel_that_has_not_said_so_gets_no_early_bytes() {
+    story(async {
+        let pair = pair().await;
+        let (mut client, near_app) = app().await;
+        client.write_all(b"early").await.unwrap();
+        // Its SETTINGS cannot be here yet.
+        let opening = pair.near.open_for(&request(), &near_app).unwrap();
+        assert!(!opening.has_spoken());
     });
 }
