@@ -10,7 +10,7 @@ const MIB: u64 = 1 << 20;
 /// `limits.buffer_per_workload`, how far the windows of a tunnel may grow.
 const BUFFER: u64 = 8 * MIB;
 /// Each stream's window before it grows, in a buffer that doubles to hold it.
-const WINDOW: u64 = 2 * 64 << 10;
+const WINDOW: u64 = 128 << 10;
 /// What the daemons' allocator keeps of the exchanges beside.
 const SLACK: u64 = 12 * MIB;
 
