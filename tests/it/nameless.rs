@@ -142,6 +142,7 @@ impl Story {
     }
 
     fn wait_until_absent(&mut self) -> Result {
+        let cookie = self.client.netns().cookie()?;
         let daemon = self.mesh.daemon(&self.a)?;
         wait_for(
             Deadline::default(),
@@ -149,9 +150,9 @@ impl Story {
             || {
                 let status = daemon.status()?;
                 let client = workloads(&status).find(|workload| workload["name"] == "client");
-                Ok(client
-                    .filter(|client| client["state"] == "absent")
-                    .map(drop))
+                let is_absent = client.is_some_and(|client| client["state"] == "absent");
+                let displaced = &status["status"]["displaced"][0]["netns_cookie"];
+                Ok((is_absent && *displaced == cookie).then_some(()))
             },
         )
     }

@@ -52,6 +52,7 @@ pub(crate) fn status() -> NodeStatus {
         revocation: Vec::new(),
         peers: 2,
         services: 1,
+        displaced: Vec::new(),
     }
 }
 

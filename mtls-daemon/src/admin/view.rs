@@ -30,8 +30,8 @@ pub trait NodeView {
     /// Whether the hooks are attached, read now.
     fn hooks(&self) -> Vec<HookState>;
 
-    /// The hooks, the kernel's counters and its maps, read now. Counting what
-    /// a map holds takes a system call for each entry: for scrapes only.
+    /// The hooks, the kernel's counters and its maps, read now. The counters
+    /// take some hundred system calls: for scrapes only.
     fn kernel(&self) -> KernelFigures;
 
     /// Every connection that the workers carry or are establishing.
@@ -57,12 +57,22 @@ pub struct NodeStatus {
     #[serde(flatten)]
     pub phase: Phase,
     pub workloads: Vec<WorkloadStatus>,
+    /// Network namespaces that live on at no workload's place: refused.
+    #[serde(default)]
+    pub displaced: Vec<Displaced>,
     pub trust_bundles: Vec<TrustBundleStatus>,
     /// Of the trust domains that have revocation lists.
     pub revocation: Vec<RevocationStatus>,
     /// Workloads of other nodes that the directory knows.
     pub peers: usize,
     pub services: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Displaced {
+    pub netns_cookie: u64,
+    /// As `lsns` and `/proc/PID/ns/net` show it.
+    pub netns_inode: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,7 +120,8 @@ pub struct WorkloadStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum WorkloadState {
-    /// The place where it is to be found is not there, so there is nothing to protect.
+    /// Nothing is at the place where it is to be found; what was there before,
+    /// if it still runs, is refused.
     Absent { detail: String },
     /// Something is still being put into place.
     Waiting { detail: String },

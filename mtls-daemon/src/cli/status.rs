@@ -167,6 +167,15 @@ fn problems(reply: &StatusReply, out: &mut String) {
             ));
         }
     }
+    for displaced in &reply.status.displaced {
+        let inode = displaced
+            .netns_inode
+            .map_or_else(|| "?".to_owned(), |n| n.to_string());
+        lines.push(format!(
+            "network namespace {inode} is at no workload's place any more: refused"
+        ));
+        lines.push("  `lsns -t net` shows what runs there; see docs/operations.md".to_owned());
+    }
     if let Some(error) = &reply.status.config.reload_error {
         lines.push(
             "the last reload was refused, the configuration before it is in force:".to_owned(),
@@ -203,6 +212,7 @@ mod tests {
     use crate::admin::readiness::{self, Verdict};
     use crate::admin::reply::{DescriptorsReply, HookReply, SCHEMA, ThreadReply};
     use crate::admin::samples;
+    use crate::admin::view::Displaced;
 
     fn reply() -> StatusReply {
         let status = samples::status();
@@ -253,6 +263,10 @@ web       ready  strict  spiffe://example.org/web  10.0.1.4, fd00::4  in 43m 20s
         let mut reply = reply();
         reply.hooks[0].attached = false;
         reply.status.workloads.push(samples::failed());
+        reply.status.displaced = vec![Displaced {
+            netns_cookie: 4711,
+            netns_inode: Some(4_026_532_000),
+        }];
         reply.status.config.restart_needed = vec!["metrics.listen".to_owned()];
         reply.status.config.reload_error = Some("c.toml:1:1: x\nc.toml:2:1: y".to_owned());
         reply.ready = readiness::ready(&reply.status, &[], reply.time);
@@ -264,6 +278,7 @@ web       ready  strict  spiffe://example.org/web  10.0.1.4, fd00::4  in 43m 20s
             "\nto look at:\n  no hook is attached\n",
             "  workload cache: place_not_found: unit cache.service is not running\n    The network namespace",
             "    c.toml:2:1: y\n",
+            "  network namespace 4026532000 is at no workload's place any more: refused\n",
             "  changed, and waits for a restart: metrics.listen\n",
         ] {
             assert!(shown.contains(expected), "{expected:?} is not in\n{shown}");

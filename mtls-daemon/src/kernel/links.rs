@@ -98,11 +98,11 @@ impl NetnsLinks {
         remove_file(&self.pin(cookie))
     }
 
-    /// Whether what its link was attached to is gone. One whose pin somebody
-    /// removed tells nothing, and counts as living.
-    pub(super) fn is_husk(&self, cookie: u64) -> Result<bool, KernelError> {
+    /// Inode of the network namespace that a link is attached to, 0 once that
+    /// is gone. A link whose pin somebody removed tells nothing.
+    pub(super) fn target(&self, cookie: u64) -> Result<Option<u64>, KernelError> {
         let info = inspect(&self.pin(cookie), Hook::SkLookup)?;
-        Ok(info.is_some_and(|info| info.target == 0))
+        Ok(info.map(|info| info.target))
     }
 
     /// Cookies of the pinned links, and whether their network namespace lives.

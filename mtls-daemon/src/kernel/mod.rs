@@ -254,7 +254,13 @@ impl Kernel {
     /// Whether the kernel has freed an enrolled network namespace: nothing
     /// runs in it and nothing ever will.
     pub fn is_gone(&self, cookie: u64) -> Result<bool, KernelError> {
-        self.netns_links.is_husk(cookie)
+        Ok(self.netns_links.target(cookie)? == Some(0))
+    }
+
+    /// An enrolled network namespace, as other tools name it.
+    pub fn inode(&self, cookie: u64) -> Option<u64> {
+        let target = self.netns_links.target(cookie).ok()?;
+        target.filter(|inode| *inode != 0)
     }
 
     /// Gives a listener what its kind takes. It must have SO_REUSEADDR, or a

@@ -1,6 +1,7 @@
 //! The node as the control thread keeps it: which workloads are wanted, which
 //! are in place, and who serves them.
 
+mod displaced;
 mod enrolled;
 mod place;
 mod reload;

@@ -1,11 +1,6 @@
 //! Putting workloads into place, again and again: what is there is enrolled,
 //! what is gone is withdrawn, what was made anew is enrolled as a new one.
-//!
-//! Enforcement is for a network namespace and not for its name: whatever
-//! becomes of its place, what runs in it is refused until it is served again,
-//! or the kernel has freed it, or the operator has given it up.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
@@ -15,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::config::{self, Mode};
-use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots, Standing};
+use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots};
 use crate::netns::{self, Cookie, Family, Netns};
 use crate::reason::Reason;
 use crate::worker::Command;
@@ -46,52 +41,11 @@ impl Node {
             };
             changed |= self.settle(enrolled, others);
         }
-        let placed = workloads.values().filter_map(Enrolled::cookie).collect();
+        self.let_go(&workloads);
         drop(workloads);
-        self.let_go(&placed);
         if changed {
             self.changes.send_replace(());
         }
-    }
-
-    /// Make the hooks forget the network namespaces that no workload is in,
-    /// if they are gone, or given up, or were only left alone. An earlier
-    /// daemon's are among them.
-    fn let_go(&self, placed: &HashSet<Cookie>) {
-        let mut kernel = self.kernel.borrow_mut();
-        for (cookie, standing) in kernel.known() {
-            if placed.contains(&Cookie(cookie)) {
-                continue;
-            }
-            let why = match standing {
-                Standing::NotEnrolled => "it was left alone",
-                Standing::Enrolled(found_at) if self.gave_up(found_at) => {
-                    "the configuration has given it up"
-                }
-                Standing::Enrolled(_) => match kernel.is_gone(cookie) {
-                    Ok(true) => "it is gone",
-                    Ok(false) => continue,
-                    Err(error) => {
-                        tracing::error!(cookie, %error, "looking after a network namespace");
-                        continue;
-                    }
-                },
-            };
-            match kernel.remove(cookie) {
-                Ok(()) => tracing::info!(cookie, why, "network namespace let go"),
-                Err(error) => tracing::error!(cookie, %error, "removing from the hooks"),
-            }
-        }
-    }
-
-    /// Whether nothing that the configuration enrols is where a network
-    /// namespace was found.
-    fn gave_up(&self, found_at: FoundAt) -> bool {
-        let config = self.config.borrow();
-        found_at != FoundAt::BY_HAND
-            && !config.workloads.iter().any(|workload| {
-                config.mode_of(workload) != Mode::Off && FoundAt::place(&workload.place) == found_at
-            })
     }
 
     fn found_at(&self, wanted: &config::Workload) -> FoundAt {

@@ -44,6 +44,7 @@ impl NodeView for Node {
                 .values()
                 .map(|enrolled| self.workload_status(enrolled))
                 .collect(),
+            displaced: self.displaced(&workloads),
             trust_bundles: self.trust_bundles(workloads.values()),
             revocation: self.revocation_statuses(),
             peers: config.peers.len(),
