@@ -21,9 +21,12 @@ use mtls_tests::{Error, Result, Scene};
 use nix::sys::signal::{SigSet, Signal};
 
 use screen::Screen;
+use soak::Soak;
 use stage::{Sabotage, Stage};
 
-const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop\n       cargo xtask soak [MINUTES]";
+const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop\n       cargo xtask soak [--minutes N] [--record FILE]";
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Options {
@@ -33,7 +36,7 @@ struct Options {
     /// Remove what `--keep` left running.
     stop: bool,
     /// Instead of showing the facts once.
-    soak: Option<Duration>,
+    soak: Option<Soak>,
 }
 
 fn main() -> ExitCode {
@@ -60,9 +63,15 @@ fn parse(words: &[String]) -> Option<Options> {
             "--keep" => options.keep = true,
             "--stop" => options.stop = true,
             "--soak" => {
-                let minutes: u64 = words.next()?.parse().ok()?;
-                options.soak = Some(Duration::from_secs(minutes * 60));
+                options.soak = Some(Soak {
+                    span: MINUTE * 30,
+                    record: None,
+                });
             }
+            "--minutes" => {
+                options.soak.as_mut()?.span = MINUTE * words.next()?.parse().ok()?;
+            }
+            "--record" => options.soak.as_mut()?.record = Some(words.next()?.to_owned()),
             "--sabotage" => options.sabotage = Some(Sabotage::parse(words.next()?)?),
             _ => return None,
         }
@@ -79,8 +88,8 @@ fn perform(options: &Options, screen: &mut Screen) -> Result {
     clean_up_on_interrupt()?;
     let scene = Scene::new("demo")?;
     let mut stage = Stage::build(&scene, options.sabotage, screen)?;
-    let shown = match options.soak {
-        Some(span) => soak::run(&mut stage, span, screen),
+    let shown = match &options.soak {
+        Some(soak) => soak::run(&mut stage, soak, screen),
         None => facts::show_all(&mut stage, screen),
     };
     if let Err(error) = shown {

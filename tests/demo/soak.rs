@@ -1,91 +1,254 @@
-//! `cargo xtask soak MINUTES`: the demo's applications over and over, with a
-//! crash of a daemon now and then. Nothing may grow, nothing may be on the
-//! wire in clear.
+//! `cargo xtask soak`: real programs and checked connections, all at once, over
+//! and over, with each daemon killed once. Nothing may grow, every byte must be
+//! the expected one, and nothing may be on the wire in clear.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use mtls_tests::deadline::Deadline;
+use mtls_tests::deadline::Stopwatch;
 use mtls_tests::mesh::Daemon;
-use mtls_tests::{Family, Result, ensure};
+use mtls_tests::script::{Connect, Serve, Step};
+use mtls_tests::{Doing, Error, Family, Node, Result, ensure};
 
 use crate::screen::{Screen, bytes};
-use crate::stage::Stage;
+use crate::stage::{FILE_BYTES, Stage};
 use crate::talk;
 
-/// Cycles between two crashes; the daemons take turns.
-const CRASH_EVERY: usize = 10;
+/// Requests to nginx in a cycle, in each family.
 const REQUESTS: usize = 500;
+/// Connections of our own in a cycle, in each family, and their bytes each way.
+const CHECKED: usize = 100;
+const CHECKED_AT_ONCE: usize = 16;
+const CHECKED_BYTES: u64 = 300_000;
+const CHECKED_PORT: u16 = 9000;
 
-pub(crate) fn run(stage: &mut Stage, span: Duration, screen: &mut Screen) -> Result {
-    screen.heading(&format!("Soaking for {} minutes", span.as_secs() / 60));
+/// What is asked for.
+pub(crate) struct Soak {
+    /// Of work; what comes between two cycles does not count.
+    pub(crate) span: Duration,
+    /// Where to write down how it went.
+    pub(crate) record: Option<String>,
+}
+
+pub(crate) fn run(stage: &mut Stage, soak: &Soak, screen: &mut Screen) -> Result {
+    screen.heading(&format!(
+        "Soaking for {} minutes",
+        soak.span.as_secs().div_ceil(60)
+    ));
     // Each cycle watches the wire for itself, so that no file grows without end.
     drop(stage.mesh.wire()?);
-    let end = Deadline::after(span);
-    let mut rested: Option<Vec<Figures>> = None;
-    let mut cycle = 0_usize;
-    while !end.passed() {
-        cycle += 1;
-        screen.fact(&format!("cycle {cycle}"), || {
-            let wire = stage.a.capture_wire()?;
-            work(stage)?;
-            let report = wire.finish()?;
-            report.ensure_only_tls()?;
-            let now = figures(stage)?;
-            let found = now
-                .iter()
-                .map(Figures::to_string)
-                .collect::<Vec<_>>()
-                .join("; ");
-            if let Some(then) = &rested {
-                for (now, then) in now.iter().zip(then) {
-                    now.ensure_no_growth_since(then)?;
-                }
-            }
-            rested.get_or_insert(now);
-            Ok(format!("{} in TLS; {found}", bytes(report.inside())))
-        })?;
-        if cycle.is_multiple_of(CRASH_EVERY) {
-            let node = if (cycle / CRASH_EVERY).is_multiple_of(2) {
-                stage.a.clone()
-            } else {
-                stage.b.clone()
-            };
-            screen.fact(&format!("crash on node {}", node.name()), || {
-                let daemon = stage.mesh.daemon(&node)?;
-                daemon.kill()?;
-                let output = talk::request(&stage.frontend, stage, Family::V4)?;
-                ensure(!output.status.success(), || "a request got through")?;
-                stage.mesh.daemon(&node)?.start()?;
-                Ok("nothing got through while it was gone; ready again".into())
-            })?;
-            rested = None;
+    let mut story = Story::default();
+    // One daemon is killed after a quarter of the time, the other after half.
+    let mut crashes = vec![
+        (soak.span / 4, stage.a.clone()),
+        (soak.span / 2, stage.b.clone()),
+    ];
+    // The first cycle fills caches and pools; what is held after the second is
+    // what may not grow.
+    while story.cycles < 3 || story.worked < soak.span {
+        let due = crashes
+            .iter()
+            .position(|(at, _)| story.cycles >= 2 && story.worked >= *at);
+        if let Some(due) = due {
+            let (_, node) = crashes.remove(due);
+            crash(stage, &node, screen)?;
+            story.crashes += 1;
+            story.rested.retain(|rest| rest.node != node.name());
         }
+        screen.fact(&format!("cycle {}", story.cycles + 1), || {
+            story.live_through_a_cycle(stage)
+        })?;
+    }
+    screen.say(format!("\n{story}"));
+    if let Some(file) = &soak.record {
+        let page = story.page()?;
+        fs::write(Path::new(file), page).doing(|| format!("writing {file}"))?;
     }
     screen.done();
     Ok(())
 }
 
+fn crash(stage: &mut Stage, node: &Node, screen: &mut Screen) -> Result {
+    screen.fact(&format!("crash on node {}", node.name()), || {
+        let daemon = stage.mesh.daemon(node)?;
+        daemon.kill()?;
+        let output = talk::request(&stage.frontend, stage, Family::V4)?;
+        ensure(!output.status.success(), || "a request got through")?;
+        stage.mesh.daemon(node)?.start()?;
+        Ok("nothing got through while it was gone; ready again".into())
+    })
+}
+
+/// How it went so far.
+#[derive(Default)]
+struct Story {
+    cycles: usize,
+    worked: Duration,
+    crashes: usize,
+    /// Bytes that were compared with the expected ones.
+    compared: u64,
+    /// Bytes of TLS on the wire.
+    on_the_wire: u64,
+    /// What each daemon held when it first rested, and the last time.
+    rested: Vec<Figures>,
+    last: Vec<Figures>,
+}
+
+impl Story {
+    fn live_through_a_cycle(&mut self, stage: &mut Stage) -> Result<String> {
+        let clock = Stopwatch::start();
+        let wire = stage.a.capture_wire()?;
+        work(stage)?;
+        let report = wire.finish()?;
+        report.ensure_only_tls()?;
+        self.cycles += 1;
+        self.worked += clock.elapsed();
+        self.on_the_wire += report.inside();
+        self.compared += 2 * FILE_BYTES as u64 + 4 * CHECKED as u64 * CHECKED_BYTES;
+        self.last = stage
+            .mesh
+            .daemons()
+            .iter()
+            .map(Figures::of)
+            .collect::<Result<_>>()?;
+        if self.cycles > 1 {
+            for now in &self.last {
+                match self.rested.iter().find(|then| then.node == now.node) {
+                    Some(then) => now.ensure_no_growth_since(then)?,
+                    None => self.rested.push(now.clone()),
+                }
+            }
+        }
+        let held: Vec<_> = self.last.iter().map(Figures::to_string).collect();
+        Ok(format!(
+            "{} in TLS; {}",
+            bytes(report.inside()),
+            held.join("; ")
+        ))
+    }
+
+    /// As a page of the documentation.
+    fn page(&self) -> Result<String> {
+        let date = command_says("date", &["--utc", "+%Y-%m-%d"])?;
+        let commit = command_says("git", &["rev-parse", "--short", "HEAD"])?;
+        let kernel = command_says("uname", &["--kernel-release"])?;
+        Ok(format!(
+            "# Soak\n\n\
+             `cargo xtask soak` puts real programs and connections of its own to work at once, over\n\
+             and over, kills each daemon once, and fails at the first byte that is not the expected\n\
+             one, the first byte outside of TLS on the wire, and the first daemon that holds more\n\
+             descriptors, more memory or more of the kernel's notes after a cycle than after the\n\
+             second one. This page is written by it, with `--record docs/soak.md`.\n\n\
+             {date}, commit {commit}, Linux {kernel}, release build:\n\n{self}"
+        ))
+    }
+}
+
+impl std::fmt::Display for Story {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.worked.as_secs();
+        writeln!(
+            f,
+            "- {} min {} s of work, {} cycles",
+            seconds / 60,
+            seconds % 60,
+            self.cycles
+        )?;
+        let requests = 2 * REQUESTS * self.cycles;
+        writeln!(
+            f,
+            "- {requests} requests to nginx, {} transactions of PostgreSQL, {} requests to Redis,\n  \
+             {} checked connections",
+            2100 * self.cycles,
+            40_000 * self.cycles,
+            2 * CHECKED * self.cycles
+        )?;
+        writeln!(
+            f,
+            "- {} compared byte by byte, all as expected",
+            bytes(self.compared)
+        )?;
+        writeln!(
+            f,
+            "- {} on the wire, all inside of TLS 1.3",
+            bytes(self.on_the_wire)
+        )?;
+        writeln!(
+            f,
+            "- {} crashes of a daemon, after which nothing passed until it was back",
+            self.crashes
+        )?;
+        for now in &self.last {
+            let then = self.rested.iter().find(|then| then.node == now.node);
+            writeln!(
+                f,
+                "- node {}: {} descriptors and {} at rest, {} and {} at the end",
+                now.node,
+                then.map_or(0, |then| then.descriptors),
+                bytes(then.map_or(0, |then| then.memory)),
+                now.descriptors,
+                bytes(now.memory)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn command_says(program: &str, words: &[&str]) -> Result<String> {
+    let output = std::process::Command::new(program)
+        .args(words)
+        .output()
+        .doing(|| format!("running {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Everybody at once; the first failure is the story's.
 fn work(stage: &Stage) -> Result {
+    let in_both = |work: &dyn Fn(Family) -> Result| Family::BOTH.into_iter().try_for_each(work);
+    let jobs: [&(dyn Fn() -> Result + Sync); 5] = [
+        &|| in_both(&|family| talk::requests(stage, family, REQUESTS)),
+        &|| in_both(&|family| talk::compare_file(stage, family)),
+        &|| in_both(&|family| talk::redis_benchmark(stage, family).map(drop)),
+        &|| talk::pgbench(stage, Family::V4).map(drop),
+        &|| checked(stage),
+    ];
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = jobs.iter().map(|job| scope.spawn(job)).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_panic| Error::Unexpected("a thread of the soak panicked".into()))?
+        })
+    })
+}
+
+/// Both directions at once on many connections, every byte compared.
+fn checked(stage: &Stage) -> Result {
+    let exchange = |send, receive| Step::Exchange {
+        bytes: CHECKED_BYTES,
+        send,
+        receive,
+    };
+    let script = [exchange(2, 1), Step::ExpectEnd];
+    let mut server = stage.store.serve_as(Serve::on(CHECKED_PORT, script))?;
     for family in Family::BOTH {
-        talk::requests(stage, family, REQUESTS)?;
-        talk::download(stage, family)?;
-        talk::pgbench(stage, family)?;
-        talk::redis_benchmark(stage, family)?;
+        let to = stage.store.at(family, CHECKED_PORT);
+        let many = Connect::to(to, [exchange(1, 2)]).many(CHECKED, CHECKED_AT_ONCE);
+        stage.jobs.connect_as(many)?.ended_well()?;
+        server.ended_well(CHECKED)?;
     }
     Ok(())
 }
 
 /// What a daemon holds when no connection is open.
+#[derive(Clone)]
 struct Figures {
     node: String,
     descriptors: u64,
     memory: u64,
     /// Notes of original destinations that nobody took.
     notes: u64,
-}
-
-fn figures(stage: &mut Stage) -> Result<Vec<Figures>> {
-    stage.mesh.daemons().iter().map(Figures::of).collect()
 }
 
 impl Figures {

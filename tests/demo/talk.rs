@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use mtls_tests::deadline::{Deadline, Stopwatch, wait_for};
 use mtls_tests::process::Output;
-use mtls_tests::{Error, Family, Pod, Result, ensure, ensure_eq};
+use mtls_tests::script::pattern;
+use mtls_tests::{Doing, Error, Family, Pod, Result, ensure, ensure_eq};
 
-use crate::stage::{FILE, POSTGRES_PORT, REDIS_PORT, Stage, WEB_PORT};
+use crate::stage::{FILE, FILE_BYTES, FILE_SEED, POSTGRES_PORT, REDIS_PORT, Stage, WEB_PORT};
 
 /// Said by nginx, and looked for on the wire.
 pub(crate) const GREETING: &str = "hello from web";
@@ -97,6 +98,23 @@ pub(crate) fn download(stage: &Stage, family: Family) -> Result<(u64, u64)> {
             why: "it is not two numbers".into(),
         }),
     }
+}
+
+/// The same file, every byte of it compared.
+pub(crate) fn compare_file(stage: &Stage, family: Family) -> Result {
+    let url = format!("http://{}/{FILE}", stage.web.at(family, WEB_PORT));
+    let to = stage.a.scene().dir().join(format!("{FILE}-{family:?}"));
+    let path = to.to_string_lossy();
+    stage
+        .frontend
+        .run("curl", ["-sS", "--fail", "-o", &path, &url])?
+        .success()?;
+    let got = std::fs::read(&to).doing(|| format!("reading {path}"))?;
+    let mut expected = vec![0; FILE_BYTES];
+    pattern(FILE_SEED, 0, &mut expected);
+    ensure(got == expected, || {
+        format!("{url} came as {} bytes that are not the file", got.len())
+    })
 }
 
 /// Fills a database over the network, and works on it; returns what pgbench measured.

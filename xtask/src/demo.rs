@@ -9,9 +9,21 @@ use crate::failure::{Failure, Result};
 use crate::setup::{self, Need};
 
 pub(crate) fn run(words: &[&str]) -> Result {
+    start(Profile::Dev, words)
+}
+
+/// As it would be run: in the release profile, whose memory counts.
+pub(crate) fn soak(words: &[&str]) -> Result {
+    let words: Vec<&str> = std::iter::once("--soak")
+        .chain(words.iter().copied())
+        .collect();
+    start(Profile::Release, &words)
+}
+
+fn start(profile: Profile, words: &[&str]) -> Result {
     setup::run(&[Need::Build, Need::Kernel, Need::Apps])?;
-    build::run(Profile::Dev)?;
-    let demo = build::test_program("mtls-demo", Profile::Dev)?;
+    build::run(profile)?;
+    let demo = build::test_program("mtls-demo", profile)?;
     // It stands in our place, so that Ctrl-C and the exit code are its own.
     let error = Command::new(&demo).args(words).exec();
     Err(Failure::new(format!(

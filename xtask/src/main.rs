@@ -38,7 +38,9 @@ usage: cargo xtask COMMAND
                      what the way through two daemons costs, beside plain TCP and others (root)
   kernels [VERSION..] [-- STORY..]
                      the kernel's stories on Debian kernels in an emulator (default: 6.1)
-  soak [MINUTES]     the demo's applications over and over, with crashes; nothing may grow (root)
+  soak [--minutes N] [--record FILE]
+                     the demo's applications at once, over and over, with crashes: 30 minutes
+                     in which nothing may grow and every byte is compared (root)
   tidy               check arrows, links, file lengths, licences, dependencies
 
 Everything that is downloaded or built apart from cargo's own target folder
@@ -77,10 +79,9 @@ fn obey(words: &[&str]) -> Result {
         ["test", words @ ..] => test::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["kernels", words @ ..] => kernels::run(words),
-        ["soak"] => demo::run(&["--soak", "30"]),
-        ["soak", minutes] => demo::run(&["--soak", minutes]),
+        ["soak", words @ ..] => demo::soak(words),
         ["tidy"] => tidy::run(),
-        [command @ ("build-ebpf" | "build" | "soak" | "tidy"), ..] => Err(Failure::usage(format!(
+        [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
             "`cargo xtask {command}` does not take that; see `cargo xtask help`"
         ))),
         [unknown, ..] => Err(Failure::usage(format!(

@@ -1,7 +1,7 @@
 //! Connections that are opened and do nothing, and ones that are opened once.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use mtls_tests::deadline::Stopwatch;
 use mtls_tests::{Doing, Result};
@@ -58,6 +58,9 @@ fn open_all<T: Send>(
 /// one round trip.
 pub(crate) fn first_and_next(to: &str) -> Result {
     let to = number::<SocketAddr>(to)?;
+    // One to ourselves before them: it is the way that is to be new, not the
+    // client's own code.
+    to_ourselves().doing(|| "a round trip on loopback")?;
     let mut took = [0.0; 2];
     for each in &mut took {
         let clock = Stopwatch::start();
@@ -74,4 +77,20 @@ fn open(to: SocketAddr) -> std::io::Result<TcpStream> {
     socket.write_all(&message)?;
     socket.read_exact(&mut message)?;
     Ok(socket)
+}
+
+fn to_ourselves() -> std::io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let to = listener.local_addr()?;
+    let server = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut socket, _) = listener.accept()?;
+        let mut message = [0; MESSAGE];
+        socket.read_exact(&mut message)?;
+        socket.write_all(&message)
+    });
+    open(to)?;
+    match server.join() {
+        Ok(served) => served,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }

@@ -9,9 +9,9 @@ use crate::candidates::Candidate;
 use crate::figures::{Figures, Measure};
 
 const COLUMNS: usize = 2;
-const PANEL: f64 = 420.0;
+const PANEL: f64 = 500.0;
 const NAMES: f64 = 62.0;
-const BARS: f64 = 250.0;
+const BARS: f64 = 320.0;
 const LINE: f64 = 18.0;
 const TITLE: f64 = 26.0;
 const GAP: f64 = 14.0;
