@@ -87,7 +87,11 @@ fn perform(options: &Options, screen: &mut Screen) -> Result {
     }
     clean_up_on_interrupt()?;
     let scene = Scene::new("demo")?;
-    let mut stage = Stage::build(&scene, options.sabotage, screen)?;
+    let change = match options.soak {
+        Some(_) => soak::plan,
+        None => |plan| plan,
+    };
+    let mut stage = Stage::build(&scene, options.sabotage, change, screen)?;
     let shown = match &options.soak {
         Some(soak) => soak::run(&mut stage, soak, screen),
         None => facts::show_all(&mut stage, screen),

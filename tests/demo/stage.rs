@@ -48,6 +48,7 @@ impl Stage {
     pub(crate) fn build(
         scene: &Scene,
         sabotage: Option<Sabotage>,
+        change: impl FnOnce(Plan) -> Plan,
         screen: &mut Screen,
     ) -> Result<Self> {
         let (a, b) = two_nodes(scene)?;
@@ -71,7 +72,7 @@ impl Stage {
         line(&stranger, "curl, outside of the mesh");
         screen.say("");
 
-        let mut plan = Plan::of([&frontend, &jobs, &web, &store]);
+        let mut plan = change(Plan::of([&frontend, &jobs, &web, &store]));
         if sabotage == Some(Sabotage::WrongRoot) {
             let other = Ca::create(scene.dir(), "other-ca", "example.org")?;
             for (key, file) in [("certificate", &other.certificate), ("key", &other.key)] {
