@@ -25,6 +25,7 @@ pub mod config;
 pub mod directory;
 pub mod facts;
 pub mod identity;
+pub mod locate;
 pub mod policy;
 pub mod workload;
 

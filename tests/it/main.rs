@@ -55,6 +55,9 @@ mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
 mod nameless;
 mod peer_unreachable;
+mod spire;
+mod spire_refuses;
+mod vault;
 mod workload_recreated;
 
 // Real applications, and their operators.

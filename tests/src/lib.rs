@@ -29,6 +29,7 @@ pub mod capture;
 
 // The daemons, and real applications.
 pub mod apps;
+pub mod authorities;
 pub mod mesh;
 pub mod pair;
 

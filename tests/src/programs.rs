@@ -43,6 +43,44 @@ fn built(name: &str, variable: &str, package: &str) -> Result<PathBuf> {
         })
 }
 
+/// A program of SPIRE's.
+pub fn spire(program: &str) -> Result<PathBuf> {
+    component("spire", "MTLS_TEST_SPIRE", program)
+}
+
+/// OpenBao.
+pub fn openbao() -> Result<PathBuf> {
+    component("openbao", "MTLS_TEST_OPENBAO", "openbao")
+}
+
+/// A program that `cargo xtask setup authorities` built: in the folder that
+/// `variable` names, or else the newest in the cache.
+fn component(name: &str, variable: &str, program: &str) -> Result<PathBuf> {
+    let named = std::env::var_os(variable).map(|folder| PathBuf::from(folder).join(program));
+    named
+        .filter(|path| path.is_file())
+        .or_else(|| newest_in_cache(name, program))
+        .ok_or_else(|| {
+            Error::Unexpected(format!(
+                "{program} is not built; run: cargo xtask setup authorities (or set {variable})"
+            ))
+        })
+}
+
+fn newest_in_cache(name: &str, program: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    let built = crate::run::list(&cache.join("mtls-daemon"));
+    let built = built
+        .into_iter()
+        .filter(|(_, folder)| folder.starts_with(&format!("{name}-")))
+        .map(|(path, _)| path.join(program));
+    built
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
+}
+
 /// A distribution's program; without it the story fails and says what to install.
 pub fn need(program: &str) -> Result<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();

@@ -28,7 +28,8 @@ use setup::Need;
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [NEED..]     install what is missing: build, kernel, apps, envoy, peers, emulator (default: build apps)
+  setup [NEED..]     install what is missing: build, kernel, apps, envoy, peers, authorities,
+                     emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
   demo [--keep] [--sabotage wrong-root] | --stop

@@ -8,11 +8,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::build::{self, Profile};
 use crate::command;
 use crate::failure::{Result, While};
-use crate::setup::{self, Need, envoy};
+use crate::setup::{self, Need, components, envoy};
 
 /// `words`: a filter and whatever else `cargo test` takes.
 pub(crate) fn run(words: &[&str]) -> Result {
-    setup::run(&[Need::Build, Need::Kernel, Need::Apps, Need::Envoy])?;
+    setup::run(&[
+        Need::Build,
+        Need::Kernel,
+        Need::Apps,
+        Need::Envoy,
+        Need::Authorities,
+    ])?;
     build::run(Profile::Dev)?;
     let app = build::test_program("mtls-test-app", Profile::Dev)?;
     raise_descriptor_limit()?;
@@ -20,7 +26,12 @@ pub(crate) fn run(words: &[&str]) -> Result {
     cargo
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(words);
-    command::run(cargo.env("MTLS_TEST_ENVOY", envoy::ready()?))?;
+    let authorities = components::ready()?;
+    cargo
+        .env("MTLS_TEST_ENVOY", envoy::ready()?)
+        .env("MTLS_TEST_SPIRE", authorities.spire)
+        .env("MTLS_TEST_OPENBAO", authorities.openbao);
+    command::run(&mut cargo)?;
     // No namespace, mount, pin, cgroup, process or folder of a test stays.
     command::run(Command::new(app).arg("--leftovers"))
 }

@@ -37,6 +37,15 @@ pub(super) enum Command {
     },
     /// Report every mistake in a configuration file.
     CheckConfig { file: PathBuf },
+    /// Ask every workload's source for its certificate, once, and say what is
+    /// missing.
+    ///
+    /// Needs no running daemon, and enrols nothing. An authority that signs on
+    /// demand signs a certificate for each workload, which is thrown away.
+    Check {
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
     /// Show configurations.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod certificates;
+mod check;
 mod config;
 mod connections;
 mod enrol;
@@ -53,6 +54,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
     match command {
         Command::Run { config } => daemon(config, run),
         Command::CheckConfig { file } => config::check(&file),
+        Command::Check { config } => check::command(&config),
         Command::Config(ConfigCommand::Show { config, .. }) => config::show(&config),
         Command::Config(ConfigCommand::Example) => say(&crate::config::example()),
         Command::Status(asked) => status::command(&asked),

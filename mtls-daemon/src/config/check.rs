@@ -12,7 +12,8 @@ use crate::spiffe::TrustDomain;
 use super::mistakes::Complaint;
 use super::parse::Draft;
 use super::reader::Part;
-use super::{Identity, Limits, Network};
+use super::source::SOURCES;
+use super::{Identity, Limits, Network, Source};
 
 pub(super) fn check(
     draft: &Draft<'_>,
@@ -163,17 +164,17 @@ fn repeated<T: Eq + Hash>(items: impl Iterator<Item = T>) -> Vec<usize> {
 }
 
 fn sources(draft: &Draft<'_>, identity: &Identity) {
-    let node_has_source =
-        identity.source.is_some() || draft.identity.has("disk-ca") || draft.identity.has("files");
+    let names_one = |part: &Part<'_>| SOURCES.iter().any(|name| part.has(name));
+    let node_has_source = identity.source.is_some() || names_one(&draft.identity);
     for (workload, part) in &draft.workloads {
-        if part.has("disk-ca") || part.has("files") {
+        if names_one(part) {
             continue;
         }
         if !node_has_source {
             part.complain(
                 part.at("name"),
                 format!("nothing issues certificates for workload {:?}", workload.name),
-                "add [identity.disk-ca] or [identity.files] for the node, or [workload.files] for this one",
+                "add one for the node, such as [identity.disk-ca], [identity.spire] or [identity.vault], or [workload.files] for this one",
             );
         }
         let domain = workload.spiffe_id.trust_domain();
@@ -220,6 +221,11 @@ fn trust(draft: &Draft<'_>, identity: &Identity) {
             );
         }
     }
+    // An agent hands out the bundles that its entries federate with.
+    let brings_others = (draft.workloads.iter())
+        .map(|(workload, _)| workload.source.as_ref())
+        .chain([identity.source.as_ref()])
+        .any(|source| matches!(source, Some(Source::Spire(..))));
     let own_sources = draft
         .workloads
         .iter()
@@ -243,7 +249,7 @@ fn trust(draft: &Draft<'_>, identity: &Identity) {
     }
     for (peer, part) in &draft.peers {
         let domain = peer.spiffe_id.trust_domain();
-        if draft.complete && !known.contains(&domain) {
+        if draft.complete && !brings_others && !known.contains(&domain) {
             part.complain(
                 part.at("spiffe_id"),
                 format!("the trust domain {domain} is not known here, so this peer can never be verified"),

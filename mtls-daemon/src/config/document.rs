@@ -8,10 +8,14 @@ use super::keys::{Fallback, Key, SECTIONS, Section};
 /// Sections that stand in the example as comments: they are alternatives.
 const ALTERNATIVES: &[&str] = &[
     "identity.files",
+    "identity.spire",
+    "identity.vault",
     "identity.federated",
     "identity.crl",
     "workload.disk-ca",
     "workload.files",
+    "workload.spire",
+    "workload.vault",
 ];
 
 /// Unset by default, but written in the example: a workload must be somewhere.

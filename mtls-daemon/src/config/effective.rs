@@ -1,16 +1,20 @@
 //! A configuration written out again, with every key: what `config show
 //! --effective` prints, and what two configurations are compared by.
 
+mod sources;
+
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use sources::source_block;
+
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, Crl, DiskCa, FederatedBundle, Files, ForeignPastExpiry, Identity, Kernel,
-    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service,
-    ServicePort, Source, Udp, Unknown, Workload,
+    Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Limits, Log,
+    LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Udp,
+    Unknown, Workload,
 };
 
 /// One table of the file.
@@ -225,39 +229,6 @@ fn crl_block(crl: &Crl) -> Block {
             ("depth", text(depth)),
         ],
     )
-}
-
-fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
-    match source {
-        Source::DiskCa(DiskCa {
-            certificate,
-            key,
-            bundle,
-            svid_ttl,
-        }) => block(
-            &format!("{parent}.disk-ca"),
-            item,
-            [
-                ("certificate", path(certificate)),
-                ("key", path(key)),
-                ("bundle", bundle.as_deref().and_then(path)),
-                ("svid_ttl", duration(svid_ttl)),
-            ],
-        ),
-        Source::Files(Files {
-            certificate,
-            key,
-            bundle,
-        }) => block(
-            &format!("{parent}.files"),
-            item,
-            [
-                ("certificate", path(certificate)),
-                ("key", path(key)),
-                ("bundle", path(bundle)),
-            ],
-        ),
-    }
 }
 
 fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {

@@ -3,8 +3,15 @@
 //! bounds from here; docs/configuration.md, the example in deploy/ and
 //! `config show --effective` are written from here.
 
+mod sources;
+
 use std::fmt;
 use std::time::Duration;
+
+use sources::{
+    NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_DISK_CA, WORKLOAD_FILES,
+    WORKLOAD_SPIRE, WORKLOAD_VAULT,
+};
 
 /// A table of the file, or one of an array of tables.
 #[derive(Debug)]
@@ -69,6 +76,12 @@ pub enum Shape {
     SpiffeId,
     TrustDomain,
     ServicePort,
+    /// Of a server, without a path.
+    Url,
+    /// Path of something that is mounted in a Vault, without slashes at its ends.
+    Mount,
+    /// `type:value`, as SPIRE writes them.
+    Selector,
     Choice(&'static [&'static str]),
     Duration(Duration, Duration),
     Size(u64, u64),
@@ -97,39 +110,6 @@ const fn key(
     example: &'static str, doc: &'static str,
 ) -> Key {
     Key { name, shape, default, applies, doc, example }
-}
-
-/// A change of the node's source takes a restart; a changed workload is
-/// enrolled anew, with its source.
-const NODE_DISK_CA: [Key; 4] = disk_ca(Restart);
-const NODE_FILES: [Key; 3] = files(Restart);
-const WORKLOAD_DISK_CA: [Key; 4] = disk_ca(Live);
-const WORKLOAD_FILES: [Key; 3] = files(Live);
-
-#[rustfmt::skip]
-const fn disk_ca(applies: Applies) -> [Key; 4] {
-    [
-        key("certificate", Path, Required, applies, r#""/etc/mtls-daemon/ca.pem""#,
-            "PEM file: the authority's certificate, followed by the intermediates up to its root, without the root if there are any."),
-        key("key", Path, Required, applies, r#""/etc/mtls-daemon/ca-key.pem""#,
-            "PEM file: the authority's private key. Readable by root only."),
-        key("bundle", Path, Unset("`certificate` is the root"), applies, r#""/etc/mtls-daemon/roots.pem""#,
-            "PEM file: the roots that peers of this trust domain are verified against. Needed when `certificate` is an intermediate."),
-        key("svid_ttl", Duration(SECOND, DAY.saturating_mul(365)), Is(r#""1h""#), applies, r#""1h""#,
-            "Lifetime of a workload's certificate. It is renewed when half of it is over."),
-    ]
-}
-
-#[rustfmt::skip]
-const fn files(applies: Applies) -> [Key; 3] {
-    [
-        key("certificate", Path, Required, applies, r#""/etc/mtls-daemon/web.pem""#,
-            "PEM file: the workload's certificate, then its intermediates. Read again when it changes."),
-        key("key", Path, Required, applies, r#""/etc/mtls-daemon/web-key.pem""#,
-            "PEM file: the private key of the certificate."),
-        key("bundle", Path, Required, applies, r#""/etc/mtls-daemon/roots.pem""#,
-            "PEM file: the roots that peers of the certificate's trust domain are verified against."),
-    ]
 }
 
 /// Every section, in the order of the documentation.
@@ -189,7 +169,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "identity", repeated: false,
-        doc: "Who issues the workloads' certificates: one of [identity.disk-ca] and [identity.files], unless every workload brings its own.",
+        doc: "Who issues the workloads' certificates: one of [identity.disk-ca], [identity.files], [identity.spire] and [identity.vault], unless every workload brings its own.",
         keys: &[
             key("trust_domain", TrustDomain, Required, Restart, r#""example.org""#,
                 "The trust domain of this node's workloads."),
@@ -208,6 +188,16 @@ pub const SECTIONS: &[Section] = &[
         path: "identity.files", repeated: false,
         doc: "Certificates that something else writes to disk.",
         keys: &NODE_FILES,
+    },
+    Section {
+        path: "identity.spire", repeated: false,
+        doc: "The SPIRE agent of this node, asked for the workloads' certificates by its Delegated Identity API.",
+        keys: &NODE_SPIRE,
+    },
+    Section {
+        path: "identity.vault", repeated: false,
+        doc: "The PKI secrets engine of OpenBao or HashiCorp Vault, which signs certificates for keys that the daemon makes. It logs in by `token_file`, or by `role_id` and `secret_id_file`.",
+        keys: &NODE_VAULT,
     },
     Section {
         path: "identity.federated", repeated: true,
@@ -268,6 +258,16 @@ pub const SECTIONS: &[Section] = &[
         path: "workload.files", repeated: false,
         doc: "The workload's own certificate files, in place of the node's source.",
         keys: &WORKLOAD_FILES,
+    },
+    Section {
+        path: "workload.spire", repeated: false,
+        doc: "What the workload has otherwise than [identity.spire] says, or an agent of its own.",
+        keys: &WORKLOAD_SPIRE,
+    },
+    Section {
+        path: "workload.vault", repeated: false,
+        doc: "The workload's own PKI, in place of the node's source.",
+        keys: &WORKLOAD_VAULT,
     },
     Section {
         path: "peer", repeated: true,
@@ -410,6 +410,9 @@ impl fmt::Display for Shape {
             SpiffeId => f.write_str("SPIFFE ID"),
             TrustDomain => f.write_str("trust domain"),
             ServicePort => f.write_str("port or { port, target }"),
+            Url => f.write_str("URL of a server"),
+            Mount => f.write_str("path in Vault"),
+            Selector => f.write_str("selector"),
             Choice(words) => f.write_str(&words.join(" or ")),
             Duration(min, max) => {
                 let (min, max) = (show_duration(*min), show_duration(*max));

@@ -12,6 +12,7 @@ pub mod keys;
 mod mistakes;
 mod parse;
 mod reader;
+mod source;
 mod units;
 mod value;
 
@@ -30,6 +31,7 @@ pub use document::{example, markdown};
 pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
+pub use source::{Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
 pub(crate) use units::parse_duration;
 
 /// A node's whole configuration, checked.
@@ -187,6 +189,8 @@ pub enum ForeignPastExpiry {
 pub enum Source {
     DiskCa(DiskCa),
     Files(Files),
+    Spire(Spire, SelectedBy),
+    Vault(Vault),
 }
 
 /// `[identity.disk-ca]`: an authority whose key lies on this node.

@@ -9,11 +9,12 @@ use toml::de::DeTable;
 use super::check;
 use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
+use super::source::source;
 use super::value::{Bytes, is_name};
 use super::{
-    Admin, Config, Crl, CrlDepth, CrlPolicy, DiskCa, FederatedBundle, Files, ForeignPastExpiry,
-    Identity, Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place,
-    Service, Source, Udp, Unknown, Workload,
+    Admin, Config, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity, Kernel,
+    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source,
+    Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -101,7 +102,8 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let identity = identity(&identity_part);
     let (federated, _) = each(&identity_part, "federated", federated);
     let (crls, _) = each(&identity_part, "crl", crl);
-    let (workloads, complete_workloads) = each(root, "workload", workload);
+    let nodes = identity.as_ref().and_then(|own| own.source.as_ref());
+    let (workloads, complete_workloads) = each(root, "workload", |part| workload(part, nodes));
     let (peers, complete_peers) = each(root, "peer", peer);
     let (services, complete_services) = each(root, "service", service);
     let limits_part = root.table("limits");
@@ -246,7 +248,7 @@ fn identity(part: &Part<'_>) -> Option<Identity> {
     let trust_domain = part.get("trust_domain");
     let clock_skew = part.get::<Duration>("clock_skew");
     let foreign_past_expiry = part.get::<ForeignPastExpiry>("foreign_past_expiry");
-    let source = source(part);
+    let source = source(part, None);
     Some(Identity {
         trust_domain: trust_domain?,
         source,
@@ -279,49 +281,13 @@ fn crl(part: &Part<'_>) -> Option<Crl> {
     })
 }
 
-/// The source in a part, which may name one at most.
-fn source(part: &Part<'_>) -> Option<Source> {
-    let disk_ca = part.maybe("disk-ca");
-    let files = part.maybe("files");
-    if let (Some(_), Some(_)) = (&disk_ca, &files) {
-        part.complain(
-            part.at("files"),
-            "certificates come from one source, here are two".to_owned(),
-            "keep either disk-ca or files",
-        );
-    }
-    let disk_ca = disk_ca.and_then(|part| {
-        let certificate = part.get("certificate");
-        let key = part.get("key");
-        let bundle = part.get("bundle");
-        let svid_ttl = part.get::<Duration>("svid_ttl");
-        Some(Source::DiskCa(DiskCa {
-            certificate: certificate?,
-            key: key?,
-            bundle,
-            svid_ttl: svid_ttl?,
-        }))
-    });
-    let files = files.and_then(|part| {
-        let certificate = part.get("certificate");
-        let key = part.get("key");
-        let bundle = part.get("bundle");
-        Some(Source::Files(Files {
-            certificate: certificate?,
-            key: key?,
-            bundle: bundle?,
-        }))
-    });
-    disk_ca.or(files)
-}
-
-fn workload(part: &Part<'_>) -> Option<Workload> {
+fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
     let name = part.get("name");
     let spiffe_id = part.get("spiffe_id");
     let place = place(part);
     let addresses = part.get("addresses");
     let mode = part.get::<Mode>("mode");
-    let source = source(part);
+    let source = source(part, node);
     let excluded = part.get("excluded");
     let excluded_outbound_ports = part.get("excluded_outbound_ports");
     let excluded_inbound_ports = part.get("excluded_inbound_ports");

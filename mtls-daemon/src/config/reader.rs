@@ -95,6 +95,11 @@ impl<'r> Part<'r> {
         self.value(name).is_some()
     }
 
+    /// Whether the table of keys has this one here.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.section.key(name).is_some()
+    }
+
     /// The table below this one; empty if the file has none.
     pub(super) fn table(&self, name: &str) -> Self {
         self.maybe(name).unwrap_or_else(|| {

@@ -13,7 +13,8 @@ use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{
-    CrlDepth, CrlPolicy, ForeignPastExpiry, LogFormat, Mode, Outside, ServicePort, Udp, Unknown,
+    CrlDepth, CrlPolicy, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy, Selector,
+    ServerUrl, ServicePort, Udp, Unknown,
 };
 
 /// A type that the reader can make of a TOML value of some shape. What is
@@ -199,6 +200,10 @@ impl Value for String {
                 format!("{text:?} is no name"),
                 "write 1 to 253 letters, digits, '.', '-' or '_'".to_owned(),
             )),
+            Shape::Mount if !is_mount(text) => Some((
+                format!("{text:?} is no path in Vault"),
+                "write letters, digits, '.', '-', '_', and '/' between them only".to_owned(),
+            )),
             Shape::Unit if !is_unit(text) => Some((
                 format!("{text:?} is no systemd unit"),
                 r#"write its whole name, such as "nginx.service""#.to_owned(),
@@ -223,6 +228,12 @@ impl Value for String {
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// It becomes a part of a URL's path.
+fn is_mount(text: &str) -> bool {
+    text.split('/')
+        .all(|segment| is_name(segment) && segment != "." && segment != "..")
 }
 
 /// The characters of systemd.unit(5), and a type.
@@ -283,6 +294,36 @@ impl Value for TrustDomain {
                 ));
             })
             .ok()
+    }
+}
+
+impl Value for ServerUrl {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "a URL", r#""https://vault.example.org:8200""#, wrong)?;
+        let url = Self::parse(text);
+        if url.is_none() {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no URL of a server"),
+                r#"write scheme, host and port alone, such as "https://vault.example.org:8200""#,
+            ));
+        }
+        url
+    }
+}
+
+impl Value for Selector {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text(value, "a selector", r#""unix:uid:1000""#, wrong)?;
+        let selector = Self::parse(text);
+        if selector.is_none() {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no selector"),
+                r#"write its type, a colon and its value, such as "unix:uid:1000""#,
+            ));
+        }
+        selector
     }
 }
 
@@ -381,6 +422,7 @@ choices! {
     Mode { "off" => Off, "strict" => Strict, "DISABLE" => Off, "STRICT" => Strict, }
     Unknown { "refuse" => Refuse, "pass" => Pass, }
     Outside { "direct" => Direct, "refuse" => Refuse, }
+    SelectedBy { "name" => Name, "pid" => Pid, }
     Udp { "pass" => Pass, "refuse" => Refuse, }
     ForeignPastExpiry { "cut" => Cut, "keep" => Keep, }
     CrlPolicy { "hard" => Hard, "soft" => Soft, }

@@ -160,12 +160,12 @@ impl Source for DiskCa {
         "disk-ca"
     }
 
-    fn updates(&self, workload: &SpiffeId) -> Box<dyn Updates> {
+    fn updates(&self, workload: &config::Workload) -> Box<dyn Updates> {
         let mut files = self.files.clone();
         // Their present state is news to this workload.
         files.mark_changed();
         Box::new(Minting {
-            workload: workload.clone(),
+            workload: workload.spiffe_id.clone(),
             files,
             authority: None,
             pace: Pace::new(self.timings, self.clock.clone(), self.seed),

@@ -62,11 +62,11 @@ impl Source for Files {
         "files"
     }
 
-    fn updates(&self, workload: &SpiffeId) -> Box<dyn Updates> {
+    fn updates(&self, workload: &config::Workload) -> Box<dyn Updates> {
         let (trust_domain, clock, workload) = (
             self.trust_domain.clone(),
             self.clock.clone(),
-            workload.clone(),
+            workload.spiffe_id.clone(),
         );
         let load = move |files: &[Content]| load(&trust_domain, &workload, files, clock.now());
         Box::new(Following {

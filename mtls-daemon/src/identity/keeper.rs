@@ -62,7 +62,7 @@ impl Keeper {
         let federation = federations.borrow_and_update().clone();
         let bundles = federation.borrow().bundles.clone();
         Self {
-            updates: source.updates(&id),
+            updates: source.updates(workload),
             book: Book {
                 workload: workload.name.clone(),
                 clock,
@@ -103,7 +103,12 @@ impl Keeper {
             let news = self.book.attend_until(self.updates.next(standing)).await;
             let taken = match news {
                 Ok(update) => self.book.take(update, &*self.updates),
-                Err(error) => Err(error.to_string()),
+                Err(error) => {
+                    if let SourceError::Withdrawn(_) = error {
+                        self.book.let_go();
+                    }
+                    Err(error.to_string())
+                }
             };
             match taken {
                 Ok(()) => failures = 0,
@@ -273,6 +278,20 @@ impl Book {
                 state.bundles = bundles;
             }
             changed
+        });
+    }
+
+    /// The source withdrew what it gave.
+    fn let_go(&self) {
+        let Some(svid) = self.held() else { return };
+        tracing::error!(
+            workload = self.workload, id = %svid.id(), serial = svid.serial(),
+            "the certificate was withdrawn by its source, and is not used any more"
+        );
+        self.published.send_modify(|state| {
+            state.svid = None;
+            state.next_renewal = None;
+            state.generation += 1;
         });
     }
 

@@ -10,6 +10,8 @@
 // What a certificate must be.
 mod bundle;
 pub mod certificate;
+mod der;
+mod key;
 mod revocation;
 mod svid;
 mod verify;
@@ -19,6 +21,8 @@ pub mod disk_ca;
 pub mod files;
 pub mod pem;
 mod source;
+pub mod spire;
+pub mod vault;
 mod watched;
 
 // How they are kept fresh.

@@ -1,7 +1,7 @@
 //! What every authority looks like to the daemon: a stream of updates a
-//! workload. An authority that is asked for each certificate (disk-ca; later
-//! Vault, cert-manager, AWS) waits in [`Updates::next`] until one is due and
-//! asks; one that sends by itself (files; later SPIRE) waits for its news.
+//! workload. An authority that is asked for each certificate (disk-ca,
+//! vault; later cert-manager, AWS) waits in [`Updates::next`] until one is due and
+//! asks; one that sends by itself (files, spire) waits for its news.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,15 +14,16 @@ use thiserror::Error;
 
 use super::bundle::TrustBundles;
 use super::svid::{Issued, Svid};
-use crate::spiffe::SpiffeId;
+use crate::config;
 
 /// An authority, as the configuration names it; shared by its workloads.
 pub trait Source: Send + Sync {
     /// Its name in the configuration, in status output and in logs.
     fn kind(&self) -> &'static str;
 
-    /// The updates of one workload, from its first certificate on.
-    fn updates(&self, workload: &SpiffeId) -> Box<dyn Updates>;
+    /// The updates of one workload, whose `source` this is, from its first
+    /// certificate on.
+    fn updates(&self, workload: &config::Workload) -> Box<dyn Updates>;
 }
 
 /// One workload's stream of updates.
@@ -67,6 +68,9 @@ pub enum SourceError {
     Load(String),
     #[error("the authority could not make a certificate: {0}")]
     Issue(String),
+    /// What came before must not be used any more.
+    #[error("{0}")]
+    Withdrawn(String),
     #[error("the authority's own certificate ended at {}", super::certificate::shown(*.0))]
     AuthorityExpired(SystemTime),
 }

@@ -17,7 +17,9 @@ use super::files::Files;
 use super::keeper::Keeper;
 use super::pace::Timings;
 use super::source::Source;
+use super::spire::Spire;
 use super::svid::Svid;
+use super::vault::Vault;
 use crate::clock::Clock;
 use crate::config;
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -125,6 +127,10 @@ impl IdentityStore {
             return Ok(kept.identity.clone());
         }
         let shared = self.shared_source(&mut state, &source, &workload.spiffe_id);
+        let workload = &config::Workload {
+            source: Some(source.clone()),
+            ..workload.clone()
+        };
         let keeper = Keeper::new(
             workload,
             &*shared,
@@ -192,10 +198,9 @@ impl IdentityStore {
         workload: &SpiffeId,
     ) -> Arc<dyn Source> {
         let trust_domain = workload.trust_domain();
-        let known = state
-            .sources
-            .iter()
-            .find(|known| known.config == *wanted && known.trust_domain == trust_domain);
+        let known = state.sources.iter().find(|known| {
+            known.config.same_authority(wanted) && known.trust_domain == trust_domain
+        });
         if let Some(known) = known {
             return Arc::clone(&known.source);
         }
@@ -211,6 +216,20 @@ impl IdentityStore {
             config::Source::Files(config) => {
                 Arc::new(Files::new(config, &trust_domain, clock, timings))
             }
+            config::Source::Spire(config, _) => Arc::new(Spire::start(
+                config,
+                &trust_domain,
+                clock,
+                timings,
+                self.seed,
+            )),
+            config::Source::Vault(config) => Arc::new(Vault::start(
+                config,
+                &trust_domain,
+                clock,
+                timings,
+                self.seed,
+            )),
         };
         state.sources.push(Shared {
             config: wanted.clone(),
@@ -230,7 +249,8 @@ impl State {
         let workloads = &self.workloads;
         self.sources.retain(|shared| {
             workloads.values().any(|kept| {
-                kept.source == shared.config && kept.id.trust_domain() == shared.trust_domain
+                kept.source.same_authority(&shared.config)
+                    && kept.id.trust_domain() == shared.trust_domain
             })
         });
     }
@@ -242,7 +262,9 @@ fn others(config: &config::Identity) -> Vec<config::FederatedBundle> {
     let home = match &config.source {
         Some(config::Source::DiskCa(ca)) => Some(ca.bundle.as_ref().unwrap_or(&ca.certificate)),
         Some(config::Source::Files(files)) => Some(&files.bundle),
-        None => None,
+        Some(config::Source::Vault(vault)) => Some(&vault.bundle),
+        // Its own agent vouches for it, and names no file.
+        Some(config::Source::Spire(..)) | None => None,
     };
     let home = home.map(|bundle| config::FederatedBundle {
         trust_domain: config.trust_domain.clone(),

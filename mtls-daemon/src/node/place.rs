@@ -11,10 +11,11 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::config::{self, Mode};
 use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots};
+use crate::locate::{Located, locate};
 use crate::netns::{self, Cookie, Family, Netns};
 use crate::reason::Reason;
 use crate::worker::Command;
-use crate::workload::{Located, Workload, locate};
+use crate::workload::Workload;
 
 use super::Node;
 use super::enrolled::{Enrolled, Fault, Placed};

@@ -15,11 +15,11 @@ use crate::config::{Config, Workload};
 use crate::flow::Snapshot;
 use crate::identity::{Revocation, Svid, TrustBundle};
 use crate::kernel::Kernel;
+use crate::locate::locate;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
 use crate::netns::Netns;
 use crate::reason::Reason;
 use crate::spiffe::TrustDomain;
-use crate::workload::locate;
 
 use super::Node;
 use super::enrolled::Enrolled;

@@ -1,14 +1,10 @@
 //! Workloads of this node: whose connections the daemon carries.
 
-mod locate;
-
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::watch;
-
-pub use locate::{LocateError, Located, locate};
 
 use crate::identity::WorkloadIdentity;
 use crate::netns::Netns;

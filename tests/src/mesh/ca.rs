@@ -93,6 +93,11 @@ impl Ca {
         self.issue(name, vec![uri(identity)?])
     }
 
+    /// A certificate for a server at an address.
+    pub fn server(&self, name: &str, address: std::net::IpAddr) -> Result<Leaf> {
+        self.issue(name, vec![SanType::IpAddress(address)])
+    }
+
     /// The same with a name of the host too, for programs that know no other.
     pub fn leaf_for_host(&self, name: &str, identity: &str, host: &str) -> Result<Leaf> {
         let host = Ia5String::try_from(host)

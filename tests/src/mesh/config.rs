@@ -122,6 +122,13 @@ impl Plan {
                 section.insert(key, value.clone());
             }
         }
+        // A node has one source.
+        if ["identity.spire", "identity.vault"]
+            .iter()
+            .any(|source| sections.contains_key(source))
+        {
+            sections.remove("identity.disk-ca");
+        }
         let mut toml = String::from("version = 1\n");
         for (section, keys) in sections {
             let _ = writeln!(toml, "\n[{section}]");

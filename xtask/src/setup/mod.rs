@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what a command needs that this machine lacks. Says
 //! what it does, starts no service, touches nothing that is already there.
 
+pub(crate) mod components;
 pub(crate) mod envoy;
 mod machine;
 pub(crate) mod packages;
@@ -22,6 +23,8 @@ pub(crate) enum Need {
     Envoy,
     /// Others that give mutual TLS, for the benchmark.
     Peers,
+    /// The authorities that issue the stories' certificates.
+    Authorities,
     /// A machine emulator, to boot other kernels.
     Emulator,
 }
@@ -34,9 +37,10 @@ impl Need {
             "apps" => Ok(Self::Apps),
             "envoy" => Ok(Self::Envoy),
             "peers" => Ok(Self::Peers),
+            "authorities" => Ok(Self::Authorities),
             "emulator" => Ok(Self::Emulator),
             _ => Err(Failure::usage(format!(
-                "setup knows build, kernel, apps, envoy, peers and emulator, not {word:?}"
+                "setup knows build, kernel, apps, envoy, peers, authorities and emulator, not {word:?}"
             ))),
         }
     }
@@ -62,6 +66,9 @@ pub(crate) fn run(needs: &[Need]) -> Result {
     packages::install(&wanted)?;
     if needs.contains(&Need::Envoy) {
         envoy::ready()?;
+    }
+    if needs.contains(&Need::Authorities) {
+        components::ready()?;
     }
     if needs.contains(&Need::Build) {
         toolchain::ready()?;

@@ -7,6 +7,7 @@ use super::keys::{Fallback, SECTIONS, Shape};
 use super::*;
 
 mod shown;
+mod sources;
 
 const SMALL: &str = r#"
 version = 1
@@ -373,7 +374,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
         let read = match shape {
             Shape::Version => u32::read(&value, shape, &mut wrong).is_some(),
             Shape::Bool => bool::read(&value, shape, &mut wrong).is_some(),
-            Shape::Name | Shape::Filter | Shape::Unit => {
+            Shape::Name | Shape::Filter | Shape::Unit | Shape::Mount => {
                 String::read(&value, shape, &mut wrong).is_some()
             }
             Shape::Path => PathBuf::read(&value, shape, &mut wrong).is_some(),
@@ -384,6 +385,8 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::SpiffeId => SpiffeId::read(&value, shape, &mut wrong).is_some(),
             Shape::TrustDomain => TrustDomain::read(&value, shape, &mut wrong).is_some(),
             Shape::ServicePort => ServicePort::read(&value, shape, &mut wrong).is_some(),
+            Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
+            Shape::Selector => Selector::read(&value, shape, &mut wrong).is_some(),
             Shape::Choice(words) => words.contains(&value.get_ref().as_str().unwrap()),
             Shape::Duration(..) => Duration::read(&value, shape, &mut wrong).is_some(),
             Shape::Size(..) => Bytes::read(&value, shape, &mut wrong).is_some(),

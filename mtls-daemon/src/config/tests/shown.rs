@@ -86,9 +86,12 @@ fn the_example_is_a_good_configuration() {
     assert_eq!(
         what,
         [
-            "certificates come from one source, here are two",
+            "certificates come from one source, here are 4",
+            "there are two ways to log in",
             "the workload is in one place, here are 3",
-            "certificates come from one source, here are two",
+            "certificates come from one source, here are 4",
+            "select and selectors say the same thing twice",
+            "there are two ways to log in",
         ],
         "{mistakes}"
     );

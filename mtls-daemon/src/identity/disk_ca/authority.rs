@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls::SignatureScheme;
-use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
-use rustls::pki_types::{
-    AlgorithmIdentifier, CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, alg_id,
-};
+use rustls::pki_types::{AlgorithmIdentifier, CertificateDer, alg_id};
 use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::super::bundle::{TrustBundle, TrustBundles};
+use super::super::key::new_key;
 use super::super::revocation::Revocations;
 use super::super::source::SourceError;
 use super::super::svid::Issued;
@@ -172,15 +169,6 @@ const SIGNATURES: [(SignatureScheme, AlgorithmIdentifier); 5] = [
     (SignatureScheme::ED25519, alg_id::ED25519),
     (SignatureScheme::RSA_PKCS1_SHA256, alg_id::RSA_PKCS1_SHA256),
 ];
-
-fn new_key() -> Result<Arc<dyn SigningKey>, SourceError> {
-    let failed = || SourceError::Issue("no key could be generated".to_owned());
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).or(Err(failed()))?;
-    // The one hand-over between the two libraries; wiped when dropped.
-    let document = pair.to_pkcs8v1().or(Err(failed()))?;
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_ref()));
-    any_ecdsa_type(&der).or(Err(failed()))
-}
 
 fn new_serial() -> Result<[u8; 16], SourceError> {
     let mut serial = [0; 16];

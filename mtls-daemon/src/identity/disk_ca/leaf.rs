@@ -11,6 +11,10 @@ use std::time::SystemTime;
 
 use rustls::pki_types::{AlgorithmIdentifier, CertificateDer};
 
+use super::super::der::{
+    BIT_STRING, GENERALIZED_TIME, INTEGER, OID, PARTS, PLAIN, UTC_TIME, critical, extension,
+    sequence, subject_alt_name, value,
+};
 use crate::spiffe::SpiffeId;
 
 /// What differs from one workload's certificate to the next.
@@ -27,21 +31,8 @@ pub(super) struct Leaf<'a> {
     pub(super) issuer_key_id: Option<&'a [u8]>,
 }
 
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OID: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-/// Context tags: a plain value, and a value of several parts.
-const PLAIN: u8 = 0x80;
-const PARTS: u8 = 0xa0;
-
 /// Object identifiers, encoded: id-ce (2.5.29) and id-kp (1.3.6.1.5.5.7.3).
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
-const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 35];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
@@ -66,11 +57,9 @@ impl Leaf<'_> {
     }
 
     fn extensions(&self) -> Vec<u8> {
-        let name = value(PLAIN | 6, &[self.workload.as_str().as_bytes()]);
         let usages = [value(OID, &[SERVER_AUTH]), value(OID, &[CLIENT_AUTH])].concat();
         let mut extensions = vec![
-            // Critical, since there is no subject beside it (4.2.1.6).
-            critical(SUBJECT_ALT_NAME, &sequence(&[&name])),
+            subject_alt_name(self.workload),
             // digitalSignature, the first bit: seven of the byte are unused.
             critical(KEY_USAGE, &value(BIT_STRING, &[&[7, 0x80]])),
             // Not an authority, which is the default and not written.
@@ -95,18 +84,6 @@ pub(super) fn signed(
     sequence(&[to_be_signed, &sequence(&[&algorithm]), &signature]).into()
 }
 
-fn critical(oid: &[u8], content: &[u8]) -> Vec<u8> {
-    extension(oid, &value(BOOLEAN, &[&[0xff]]), content)
-}
-
-fn extension(oid: &[u8], critical: &[u8], content: &[u8]) -> Vec<u8> {
-    sequence(&[
-        &value(OID, &[oid]),
-        critical,
-        &value(OCTET_STRING, &[content]),
-    ])
-}
-
 /// In two digits a year until 2049, then in four (4.1.2.5).
 fn time(time: SystemTime) -> Option<Vec<u8>> {
     let time = jiff::Timestamp::try_from(time)
@@ -119,48 +96,11 @@ fn time(time: SystemTime) -> Option<Vec<u8>> {
     Some(value(tag, &[time.strftime(format).to_string().as_bytes()]))
 }
 
-fn sequence(parts: &[&[u8]]) -> Vec<u8> {
-    value(SEQUENCE, parts)
-}
-
-/// Tag, length and content.
-fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut der = Vec::with_capacity(length + 10);
-    der.push(tag);
-    let bytes = length.to_be_bytes();
-    let significant = &bytes[bytes.iter().position(|b| *b != 0).unwrap_or(bytes.len())..];
-    match significant {
-        [] => der.push(0),
-        [short @ ..0x80] => der.push(*short),
-        long => {
-            // At most eight bytes of length.
-            der.push(0x80 | long.len().to_le_bytes()[0]);
-            der.extend_from_slice(long);
-        }
-    }
-    for part in parts {
-        der.extend_from_slice(part);
-    }
-    der
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn lengths() {
-        assert_eq!(value(SEQUENCE, &[]), [0x30, 0]);
-        assert_eq!(value(SEQUENCE, &[&[7; 127]])[..2], [0x30, 127]);
-        assert_eq!(value(SEQUENCE, &[&[7; 128]])[..3], [0x30, 0x81, 128]);
-        assert_eq!(
-            value(SEQUENCE, &[&[7; 200], &[7; 100]])[..4],
-            [0x30, 0x82, 1, 44]
-        );
-    }
 
     #[test]
     fn dates() {

@@ -15,7 +15,6 @@ use crate::identity::disk_ca::Authority;
 use crate::identity::pace::Pace;
 use crate::identity::source::Next;
 use crate::identity::{Issued, TrustBundle, pem};
-use crate::spiffe::SpiffeId;
 
 const WEB: &str = "spiffe://example.org/web";
 const TTL: Duration = Duration::from_secs(100);
@@ -41,7 +40,7 @@ impl Source for Told {
         "told"
     }
 
-    fn updates(&self, _workload: &SpiffeId) -> Box<dyn Updates> {
+    fn updates(&self, _workload: &config::Workload) -> Box<dyn Updates> {
         Box::new(Telling {
             answers: self.answers.lock().unwrap().take().unwrap(),
             asked: Arc::clone(&self.asked),

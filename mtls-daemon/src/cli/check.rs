@@ -1,0 +1,109 @@
+//! `check`: asks every workload's source once, as the daemon would, and says
+//! what it lacks.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::identity::{IdentityStore, Timings, WorkloadIdentity, certificate};
+
+use super::humane::count;
+use super::table::table;
+use super::{Exit, complain, fail, say, wait_for};
+
+/// Authorities have limits of their own, which are shorter.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn command(path: &Path) -> Exit {
+    let config = match config::read(path) {
+        Ok(loaded) => loaded.config,
+        Err(mistakes) => {
+            complain(&mistakes.to_string());
+            return fail(&count(mistakes.list.len(), "mistake"));
+        }
+    };
+    match wait_for(ask_all(&config)) {
+        Ok(asked) => told(&asked),
+        Err(error) => fail(&format!("starting a runtime: {error}")),
+    }
+}
+
+/// What came of a workload's source.
+struct Asked {
+    workload: String,
+    source: &'static str,
+    outcome: Result<String, String>,
+}
+
+async fn ask_all(config: &config::Config) -> Vec<Asked> {
+    let store = IdentityStore::new(config.identity.clone(), Clock::system(), Timings::default());
+    // All at once, and then for each in turn: one that is slow holds up none.
+    let enrolled: Vec<_> = config
+        .workloads
+        .iter()
+        .map(|workload| (workload, store.enrol(workload)))
+        .collect();
+    let mut asked = Vec::new();
+    for (workload, identity) in enrolled {
+        let (source, outcome) = match identity {
+            Ok(identity) => answer(identity).await,
+            Err(error) => ("none", Err(error.to_string())),
+        };
+        asked.push(Asked {
+            workload: workload.name.clone(),
+            source,
+            outcome,
+        });
+    }
+    asked
+}
+
+async fn answer(
+    mut identity: watch::Receiver<WorkloadIdentity>,
+) -> (&'static str, Result<String, String>) {
+    let source = identity.borrow().source;
+    let answered = |state: &WorkloadIdentity| state.svid.is_some() || state.failure.is_some();
+    let waiting = tokio::time::timeout(PATIENCE, identity.wait_for(answered));
+    let outcome = match waiting.await {
+        Ok(Ok(state)) => match (&state.svid, &state.failure) {
+            (_, Some(failure)) => Err(failure.clone()),
+            (Some(svid), None) => Ok(format!(
+                "{}, until {}",
+                svid.id(),
+                certificate::shown(svid.good_until())
+            )),
+            (None, None) => Err("nothing came".to_owned()),
+        },
+        Ok(Err(_)) => Err("its source gave up".to_owned()),
+        Err(_elapsed) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    };
+    (source, outcome)
+}
+
+fn told(asked: &[Asked]) -> Exit {
+    let rows = asked.iter().map(|one| {
+        let outcome = match &one.outcome {
+            Ok(certificate) => format!("good: {certificate}"),
+            Err(_) => "fault, see below".to_owned(),
+        };
+        vec![one.workload.clone(), one.source.to_owned(), outcome]
+    });
+    let said = say(&table(&["WORKLOAD", "SOURCE", "CERTIFICATE"], rows));
+    let mut faults = 0;
+    for one in asked {
+        if let Err(fault) = &one.outcome {
+            complain(&format!("{}: {fault}", one.workload));
+            faults += 1;
+        }
+    }
+    match faults {
+        0 => said,
+        faults => fail(&format!(
+            "{} without a certificate",
+            count(faults, "workload")
+        )),
+    }
+}

@@ -1,0 +1,101 @@
+//! Sources of certificates, of a node or of a workload.
+
+use std::path::Path;
+
+use super::super::{DiskCa, Files, Login, SelectedBy, Source, Spire, Vault};
+use super::{Block, block, duration, path, text, texts};
+
+pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
+    match source {
+        Source::DiskCa(DiskCa {
+            certificate,
+            key,
+            bundle,
+            svid_ttl,
+        }) => block(
+            &format!("{parent}.disk-ca"),
+            item,
+            [
+                ("certificate", path(certificate)),
+                ("key", path(key)),
+                ("bundle", bundle.as_deref().and_then(path)),
+                ("svid_ttl", duration(svid_ttl)),
+            ],
+        ),
+        Source::Files(Files {
+            certificate,
+            key,
+            bundle,
+        }) => block(
+            &format!("{parent}.files"),
+            item,
+            [
+                ("certificate", path(certificate)),
+                ("key", path(key)),
+                ("bundle", path(bundle)),
+            ],
+        ),
+        Source::Spire(Spire { socket }, selected) => spire_block(parent, item, socket, selected),
+        Source::Vault(vault) => vault_block(&format!("{parent}.vault"), item, vault),
+    }
+}
+
+fn spire_block(parent: &str, item: Option<&str>, socket: &Path, selected: &SelectedBy) -> Block {
+    let socket = ("socket", path(socket));
+    let select = match selected {
+        SelectedBy::Name => text("name"),
+        SelectedBy::Pid => text("pid"),
+        SelectedBy::Selectors(_) => None,
+    };
+    let select = ("select", select);
+    if parent == "identity" {
+        return block("identity.spire", item, [socket, select]);
+    }
+    let selectors = match selected {
+        SelectedBy::Selectors(selectors) => texts(selectors),
+        SelectedBy::Name | SelectedBy::Pid => None,
+    };
+    block(
+        "workload.spire",
+        item,
+        [socket, select, ("selectors", selectors)],
+    )
+}
+
+fn vault_block(section: &str, item: Option<&str>, vault: &Vault) -> Block {
+    let Vault {
+        address,
+        server_ca,
+        namespace,
+        mount,
+        role,
+        svid_ttl,
+        bundle,
+        login,
+    } = vault;
+    let (token_file, approle_mount, role_id, secret_id_file) = match login {
+        Login::TokenFile(file) => (path(file), text("approle"), None, None),
+        Login::AppRole {
+            mount,
+            role_id,
+            secret_id_file,
+        } => (None, text(mount), text(role_id), path(secret_id_file)),
+    };
+    block(
+        section,
+        item,
+        [
+            ("address", text(address)),
+            ("server_ca", server_ca.as_deref().and_then(path)),
+            ("namespace", namespace.as_ref().and_then(text)),
+            ("mount", text(mount)),
+            ("role", text(role)),
+            ("svid_ttl", duration(svid_ttl)),
+            ("bundle", path(bundle)),
+            ("token_file", token_file),
+            ("approle_mount", approle_mount),
+            ("role_id", role_id),
+            ("secret_id_file", secret_id_file),
+        ],
+    )
+}
