@@ -147,11 +147,11 @@ fn kernel_keeps_room_for_others() -> Result {
             client.process().kill()?;
         }
         // What is left sits in the queue of the daemon's listener, as of any
-        // application that has gone early.
+        // application that has gone early, or found no place in that any more.
         wait_for(
             Deadline::default(),
             || "what nobody can take to go",
-            || Ok((stage.entries("ORIGINAL_DST")? <= 4097).then_some(())),
+            || Ok((stage.entries("ORIGINAL_DST")? < HALF / 2).then_some(())),
         )?;
         stage.kernel().unserve(of_greedy.cookie).said()?;
         ensure_eq(stage.entries("ORIGINAL_DST")?, 0, "destinations left")
