@@ -267,6 +267,27 @@ async fn an_authority_that_is_down_past_the_end() {
     assert_eq!(state.renewals.succeeded, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_its_source_withdraws_is_not_used() {
+    let mut setting = Setting::sending_by_itself();
+    setting.tell.send(Ok(setting.issued(WEB))).unwrap();
+    let before = setting.until(|state| state.svid.is_some()).await;
+    // Being away withdraws nothing.
+    setting.fail();
+    let state = setting.until(|state| state.failure.is_some()).await;
+    assert!(state.svid.is_some());
+    let withdrawn = SourceError::Withdrawn("its entry is gone".into());
+    setting.tell.send(Err(withdrawn)).unwrap();
+    let state = setting.until(|state| state.renewals.failed == 2).await;
+    assert!(state.svid.is_none());
+    assert!(state.generation > before.generation);
+    assert_eq!(state.failure.as_deref(), Some("its entry is gone"));
+
+    setting.tell.send(Ok(setting.issued(WEB))).unwrap();
+    let state = setting.until(|state| state.svid.is_some()).await;
+    assert_eq!(state.failure, None);
+}
+
 /// A source that sends by itself is never kept waiting, whatever failed.
 #[tokio::test(start_paused = true)]
 async fn news_are_taken_as_they_come() {
