@@ -87,7 +87,11 @@ fn table(figures: &Figures, rows: &[Row], spread: bool) -> String {
     text.push_str(&"--:|".repeat(candidates.len() + if spread { 2 } else { 0 }));
     text.push('\n');
     for (row, measure) in measured {
-        let _ = write!(text, "| {}, {} |", row.title, measure.unit);
+        let unit = match measure.unit.as_str() {
+            "" => String::new(),
+            unit => format!(", {unit}"),
+        };
+        let _ = write!(text, "| {}{unit} |", row.title);
         let best = best(measure, row.better);
         for candidate in &candidates {
             let cell = measure.of(*candidate).map(|rounds| number(rounds.median));
