@@ -132,7 +132,8 @@ fn a_reason_is_explained() {
     let ran = run(&["explain", "unknown_issuer"]);
     assert_eq!(ran.status, 0);
     assert!(
-        ran.out.starts_with("unknown_issuer (handshake, refusal)\n"),
+        ran.out
+            .starts_with("unknown_issuer (handshake, refusal, end)\n"),
         "{}",
         ran.out
     );

@@ -18,7 +18,8 @@ use crate::identity::pace::Pace;
 #[derive(Clone)]
 pub(super) struct Session {
     state: watch::Receiver<State>,
-    /// Told when the server does not know the token any more.
+    /// Told when the server does not know the token any more, and when one is
+    /// wanted while there is none.
     refused: Arc<Notify>,
     /// Whoever keeps it may have replaced it a moment ago.
     token_file: Option<PathBuf>,
@@ -74,6 +75,11 @@ impl Session {
         if let Some(file) = &self.token_file {
             return Secret::read(file).await;
         }
+        if matches!(*self.state.borrow_and_update(), State::Failed(_)) {
+            // Whoever asks has waited long enough: no second wait on top.
+            self.refused.notify_one();
+            let _ = self.state.changed().await;
+        }
         let known = |state: &State| !matches!(state, State::Pending);
         match self.state.wait_for(known).await.as_deref() {
             Ok(State::Token(token)) => Ok(token.clone()),
@@ -118,7 +124,14 @@ impl Keeper {
                     failures += 1;
                     tracing::warn!(server = %self.client.url(), "logging in failed: {problem}");
                     self.sender.send_replace(State::Failed(problem));
-                    sleep(self.pace.backoff(failures)).await;
+                    let wanted = async {
+                        sleep(self.pace.backoff(1)).await;
+                        self.refused.notified().await;
+                    };
+                    tokio::select! {
+                        () = sleep(self.pace.backoff(failures)) => {}
+                        () = wanted => {}
+                    }
                 }
             }
         }
