@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use mtls_tests::deadline::Stopwatch;
+use mtls_tests::deadline::{Deadline, Stopwatch, wait_for};
 use mtls_tests::mesh::Daemon;
 use mtls_tests::script::{Connect, Serve, Step};
 use mtls_tests::{Doing, Error, Family, Node, Plan, Result, ensure};
@@ -83,6 +83,15 @@ fn crash(stage: &mut Stage, node: &Node, screen: &mut Screen) -> Result {
         let output = talk::request(&stage.frontend, stage, Family::V4)?;
         ensure(!output.status.success(), || "a request got through")?;
         stage.mesh.daemon(node)?.start()?;
+        // The other daemon remembers for a moment that this one was away.
+        wait_for(
+            Deadline::default(),
+            || "an answer through the restarted daemon",
+            || {
+                let output = talk::request(&stage.frontend, stage, Family::V4)?;
+                Ok(output.status.success().then_some(()))
+            },
+        )?;
         Ok("nothing got through while it was gone; ready again".into())
     })
 }
