@@ -6,6 +6,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Sub;
 use std::os::fd::FromRawFd;
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 /// What a thread has done so far.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +30,37 @@ impl Sub for Counts {
     }
 }
 
+const TRACEFS: &str = "/sys/kernel/tracing";
+/// The tracepoint's number.
+const SYSTEM_CALLS: &str = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
+
+/// Reads it where nobody has mounted tracefs.
+fn with_tracefs() -> io::Result<String> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let (nothing, recursively) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(nothing, "/", nothing, recursively, nothing)?;
+    mount(
+        Some("tracefs"),
+        TRACEFS,
+        Some("tracefs"),
+        MsFlags::empty(),
+        nothing,
+    )?;
+    fs::read_to_string(SYSTEM_CALLS)
+}
+
 /// Counts what the calling thread does.
 pub(crate) struct Meter(File);
 
 impl Meter {
     pub(crate) fn new() -> io::Result<Self> {
-        let folder = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-            .map(|at| format!("{at}/events/raw_syscalls/sys_enter/id"));
-        let id = folder
-            .iter()
-            .find_map(|path| fs::read_to_string(path).ok())
-            .ok_or_else(|| {
-                io::Error::other("no tracefs: mount -t tracefs t /sys/kernel/tracing")
-            })?;
+        let id = match fs::read_to_string(SYSTEM_CALLS) {
+            Ok(id) => id,
+            // On a thread of its own, which takes the mount with it.
+            Err(_) => thread::spawn(with_tracefs)
+                .join()
+                .map_err(|_panicked| io::Error::other("mounting tracefs"))??,
+        };
         let id: u64 = id.trim().parse().map_err(io::Error::other)?;
         // struct perf_event_attr, version 0: its type and its own size share
         // the first word, the tracepoint's number is the second.
