@@ -107,6 +107,7 @@ impl Inbound {
             peer: handshaken.peer,
             chain: handshaken.chain,
             binding: handshaken.binding,
+            bundles: tls.bundles().clone(),
             presenter: Presenter::Client,
         };
         let peer = Peer {

@@ -225,6 +225,7 @@ impl Pool {
             peer: handshaken.peer,
             chain: handshaken.chain,
             binding: handshaken.binding,
+            bundles: tls.bundles().clone(),
             presenter: Presenter::Server,
         };
         Ok((tunnel, proved))

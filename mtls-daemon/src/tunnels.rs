@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::ForeignPastExpiry;
 use crate::facts::Newest;
-use crate::identity::{PeerFault, PeerSvid, Presenter, Svid};
+use crate::identity::{PeerFault, PeerSvid, Presenter, Svid, TrustBundles};
 use crate::metrics::{Direction, Outcome, ThreadMetrics};
 use crate::netns::Cookie;
 use crate::reason::Reason;
@@ -42,6 +42,8 @@ pub struct Proved {
     /// Which end the peer is.
     pub presenter: Presenter,
     pub binding: Binding,
+    /// What the handshake judged it by.
+    pub bundles: TrustBundles,
 }
 
 impl Proved {
@@ -101,7 +103,8 @@ impl Tunnels {
         let key = self.live.borrow_mut().insert((instance, tunnel.clone()));
         let mut revocations = self.judging.revocations.clone();
         let mut identity = proved.workload.identity.clone();
-        let mut bundles = identity.borrow_and_update().bundles.clone();
+        // They may have changed during the handshake.
+        identity.mark_changed();
         let mut kept = false;
         loop {
             self.prove_renewed(&tunnel, &mut proved);
@@ -125,10 +128,10 @@ impl Tunnels {
                 () = revocations.changed() => self.judge_again(&tunnel, &proved),
                 Ok(()) = identity.changed() => {
                     let now = identity.borrow_and_update().bundles.clone();
-                    if !now.same_as(&bundles) {
+                    if !now.same_as(&proved.bundles) {
                         self.judge_again(&tunnel, &proved);
                     }
-                    bundles = now;
+                    proved.bundles = now;
                 }
                 proof = tunnel.proof() => self.take_proof(&tunnel, &mut proved, &proof),
             }

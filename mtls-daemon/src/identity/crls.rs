@@ -132,16 +132,6 @@ impl Drop for Followed {
     }
 }
 
-/// Reads the lists, once.
-pub fn read(config: &config::Crl) -> Loaded<Lists> {
-    let files: Vec<Content> = config
-        .files
-        .iter()
-        .map(|path| Content::read(path))
-        .collect();
-    load(&files)
-}
-
 fn load(files: &[Content]) -> Loaded<Lists> {
     let mut lists = Lists::default();
     let complaints: Vec<String> = files
