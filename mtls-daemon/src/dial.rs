@@ -22,14 +22,7 @@ pub struct Dialled {
     pub name: ClientName,
 }
 
-/// Addresses tried before the client's source port is given up.
-const ADDRESSES: u16 = 4;
-
 /// Connect to the application that `permit` allows.
-///
-/// The source address lies in the daemon's own loopback range, which is how
-/// the kernel's hooks tell this connection from others; the source port is the
-/// client's own where it is free.
 pub async fn dial(
     permit: Permit,
     netns: &Netns,
@@ -37,23 +30,29 @@ pub async fn dial(
     limit: Duration,
 ) -> Result<Dialled, Refused> {
     let (app, client) = (permit.app(), permit.client());
-    let mut attempt = 0;
-    loop {
-        let (socket, from) = bound(netns, app, client, attempt)
-            .map_err(|error| Refused::socket(&error, "making the application's socket"))?;
+    let mut taken = None;
+    for from in sources(app, client) {
+        let (socket, from) = match bound(netns, from) {
+            Ok(bound) => bound,
+            Err(error) if is_taken(&error) => {
+                taken = Some(error);
+                continue;
+            }
+            Err(error) => return Err(Refused::socket(&error, "making the application's socket")),
+        };
         // Written before the connect: the application may ask for its peer
         // from within accept().
-        let name = handoff
-            .name_client(netns.cookie().0, app, from, client)
-            .map_err(|error| Refused::socket(&error, "noting the client's address"))?;
+        let name = match handoff.name_client(netns.cookie().0, app, from, client) {
+            Ok(name) => name,
+            Err(error) if is_taken(&error) => {
+                taken = Some(error);
+                continue;
+            }
+            Err(error) => return Err(Refused::socket(&error, "noting the client's address")),
+        };
         match timeout(limit, connect(socket, app)).await {
             Ok(Ok(socket)) => return Ok(Dialled { socket, name }),
-            // This 4-tuple is still in TIME_WAIT: the next address has none.
-            Ok(Err(error))
-                if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && attempt < ADDRESSES =>
-            {
-                attempt += 1;
-            }
+            Ok(Err(error)) if is_taken(&error) => taken = Some(error),
             Ok(Err(error)) => {
                 return Err(Refused::new(Reason::DialFailed, format!("{app}: {error}")));
             }
@@ -63,6 +62,48 @@ pub async fn dial(
             }
         }
     }
+    // Not the application's answer, which was never asked.
+    let error = taken.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
+    Err(Refused::socket(
+        &error,
+        "looking for a source port towards the application",
+    ))
+}
+
+/// Whether the kernel refused a source and not the connection: a wildcard
+/// listener of the workload has that port (EADDRINUSE at bind), or another
+/// connection to the application has both, and a name (EEXIST) or still a
+/// socket (EADDRNOTAVAIL at connect).
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EEXIST)
+    )
+}
+
+/// Where to dial from, in the order to try.
+///
+/// The address lies in the daemon's own loopback range, which is how the
+/// kernel's hooks tell this connection from others; the port is the client's
+/// own where it is free. Over IPv4 another address may have it free. IPv6 has
+/// one loopback address for all clients: two connections of one client port to
+/// an application, through its service and directly, or two clients' with the
+/// same port, need another port.
+fn sources(app: SocketAddr, client: ClientAddr) -> impl Iterator<Item = SocketAddr> {
+    const ADDRESSES: u16 = 4;
+    const OTHER_PORTS: usize = 4;
+    let (ip, port) = (client.0.ip(), client.0.port());
+    let of = move |attempt, port| {
+        let source = match app.ip() {
+            IpAddr::V4(_) => IpAddr::V4(dial_address(ip, attempt)),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(source, port)
+    };
+    let addresses = if app.is_ipv4() { ADDRESSES } else { 1 };
+    (0..addresses)
+        .map(move |attempt| of(attempt, port))
+        .chain(std::iter::repeat_n(of(0, 0), OTHER_PORTS))
 }
 
 /// Connects, mostly without waiting: on loopback the handshake is over, one
@@ -97,31 +138,44 @@ async fn connect(socket: Socket, app: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-fn bound(
-    netns: &Netns,
-    app: SocketAddr,
-    client: ClientAddr,
-    attempt: u16,
-) -> io::Result<(Socket, SocketAddr)> {
-    let ip = match app.ip() {
-        IpAddr::V4(_) => IpAddr::V4(dial_address(client.0.ip(), attempt)),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
+/// A socket of the workload's namespace at `from`, and where that is if its
+/// port is 0.
+fn bound(netns: &Netns, from: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let socket = netns.sockets(|| {
-        let socket = netns::stream(netns::domain(ip))?;
+        let socket = netns::stream(netns::domain(from.ip()))?;
         // From birth: a daemon that dies resets the application.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_reuse_address(true)?;
+        socket.bind(&from.into())?;
         Ok(socket)
     })?;
-    let wanted = SocketAddr::new(ip, client.0.port());
-    let any = SocketAddr::new(ip, 0);
-    let busy = |error: &io::Error| error.raw_os_error() == Some(libc::EADDRINUSE);
-    match socket.bind(&wanted.into()) {
-        // A wildcard listener of the workload has that very port.
-        Err(error) if busy(&error) => socket.bind(&any.into())?,
-        done => done?,
-    }
-    let from = socket.local_addr()?.as_socket().unwrap_or(any);
+    let from = socket.local_addr()?.as_socket().unwrap_or(from);
     Ok((socket, from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(app: &str) -> Vec<SocketAddr> {
+        let client = ClientAddr("10.0.1.4:41022".parse().unwrap());
+        sources(app.parse().unwrap(), client).collect()
+    }
+
+    #[test]
+    fn the_clients_own_port_is_tried_first_on_several_addresses() {
+        let tried = tried("10.0.2.7:5432");
+        let own: Vec<_> = tried.iter().filter(|from| from.port() == 41022).collect();
+        assert_eq!(own.len(), 4);
+        assert_eq!(own[0], &tried[0]);
+        assert_ne!(own[0].ip(), own[1].ip());
+        assert_eq!(tried.last().unwrap().port(), 0);
+    }
+
+    #[test]
+    fn over_ipv6_only_another_port_is_another_source() {
+        let tried = tried("[fd00:2::7]:5432");
+        let ports: Vec<_> = tried.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [41022, 0, 0, 0, 0]);
+    }
 }

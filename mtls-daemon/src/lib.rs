@@ -47,6 +47,7 @@ pub mod health;
 pub mod listener;
 pub mod pool;
 
+pub mod answers;
 pub mod outbound;
 
 pub mod dial;

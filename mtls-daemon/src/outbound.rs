@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::access_log::TunnelUse;
 use crate::addr::{ClientAddr, OriginalDst};
+use crate::answers::Answers;
 use crate::directory::Endpoint;
 use crate::facts::Newest;
 use crate::flow::{Flow, Flows};
@@ -48,6 +49,7 @@ pub struct Outbound {
     pub flows: Rc<Flows>,
     pub ids: Rc<ConnectionIds>,
     pub health: Health,
+    pub answers: Answers,
 }
 
 /// So long the kernel answers a destination that refused with ECONNREFUSED,
@@ -78,6 +80,8 @@ impl Outbound {
             // A task of its own, so that what establishing needed is freed
             // while the connection lives.
             Ok(stream) => {
+                self.answers
+                    .accepted(captured.workload.netns.cookie(), dst);
                 spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
             }
             Err(refused) => self.refuse(&captured, &flow, &refused),
@@ -223,8 +227,11 @@ impl Outbound {
 
     fn refuse(&self, captured: &Captured, flow: &Flow, refused: &Refused) {
         self.flows.refused(flow, refused);
-        let cookie = captured.workload.netns.cookie().0;
-        if let Err(error) = self.handoff.refuse(cookie, flow.original_dst, REFUSED_FOR) {
+        let (by, dst) = (captured.workload.netns.cookie(), flow.original_dst);
+        if !self.answers.refused(by, dst, refused.reason) {
+            return;
+        }
+        if let Err(error) = self.handoff.refuse(by.0, dst, REFUSED_FOR) {
             tracing::warn!(%error, "noting a refused destination");
         }
     }

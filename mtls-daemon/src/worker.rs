@@ -14,6 +14,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
+use crate::answers::Answers;
 use crate::credentials::Credentials;
 use crate::facts::Newest;
 use crate::flow::{Flows, Snapshot};
@@ -164,6 +165,7 @@ impl Worker {
             flows: Rc::clone(&flows),
             ids: Rc::clone(&ids),
             health: Health::default(),
+            answers: Answers::default(),
         });
         let inbound = Rc::new(Inbound {
             tunnel_loop: tunnel_loop.clone(),

@@ -22,6 +22,7 @@ mod reset;
 mod revocation;
 mod root_rotation;
 mod same_node;
+mod same_port_twice;
 mod server_speaks_first;
 mod services;
 mod udp;

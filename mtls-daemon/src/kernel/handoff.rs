@@ -81,7 +81,8 @@ impl Handoff {
     }
 
     /// Tells the server application at `app` that whoever dials it from
-    /// `dialled_from` is `client`. To be called before connect().
+    /// `dialled_from` is `client`. To be called before connect(). EEXIST if
+    /// that connection is there already, under its own client's name.
     pub fn name_client(
         &self,
         cookie: u64,
@@ -91,7 +92,7 @@ impl Handoff {
     ) -> io::Result<ClientName> {
         let flow = FlowKey::new(cookie, endpoint(dialled_from), endpoint(app));
         self.client_names
-            .put(&flow, &Place::new(endpoint(client.0)))?;
+            .put_new(&flow, &Place::new(endpoint(client.0)))?;
         self.named.fetch_add(1, Ordering::Relaxed);
         Ok(ClientName {
             names: self.client_names.clone(),

@@ -29,6 +29,10 @@ const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
+// What MAP_UPDATE_ELEM does with a key that is there, from <linux/bpf.h>.
+const ANY: u64 = 0;
+const NO_EXIST: u64 = 1;
+
 /// The arguments of a command: 64-bit words, as many as the command reads. The
 /// kernel takes what is missing for zero.
 #[expect(unsafe_code, reason = "nothing below speaks bpf(2)")]
@@ -304,9 +308,18 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     pub(super) fn put(&self, key: &K, value: &V) -> io::Result<()> {
+        self.update(key, value, ANY)
+    }
+
+    /// EEXIST if the key is in there already.
+    pub(super) fn put_new(&self, key: &K, value: &V) -> io::Result<()> {
+        self.update(key, value, NO_EXIST)
+    }
+
+    fn update(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
         bpf(
             MAP_UPDATE_ELEM,
-            &[self.number(), address(key), address(value), 0],
+            &[self.number(), address(key), address(value), flags],
         )
         .map(drop)
     }

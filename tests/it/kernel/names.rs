@@ -55,6 +55,13 @@ fn kernel_names_the_client_to_the_server() -> Result {
             let name = handoff
                 .name_client(post.cookie, app, from, ClientAddr(client))
                 .doing(|| "naming a client")?;
+            // A second one of that 4-tuple must not take the name away.
+            let stranger = ClientAddr(SocketAddr::new(client.ip(), 1));
+            let again = handoff.name_client(post.cookie, app, from, stranger);
+            ensure(
+                again.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists),
+                || format!("{what} was named twice"),
+            )?;
             connect(dialled, app).doing(|| format!("dialling {what}"))?;
             let seen = serving.ended()?.peer.map(canonical);
             ensure_eq(seen, Some(client), &what)?;

@@ -31,7 +31,7 @@ const FLOORS: &[&[Room]] = &[
     &[room("carriage", "credentials handshake tunnels flow")],
     &[room("pool", "health pool"), room("listener", "listener")],
     &[
-        room("outbound", "outbound"),
+        room("outbound", "answers outbound"),
         room("inbound", "dial inbound"),
     ],
     &[room("worker", "worker")],
