@@ -80,8 +80,7 @@ impl Outbound {
             // A task of its own, so that what establishing needed is freed
             // while the connection lives.
             Ok(stream) => {
-                self.answers
-                    .accepted(captured.workload.netns.cookie(), dst);
+                self.answers.accepted(captured.workload.netns.cookie(), dst);
                 spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
             }
             Err(refused) => self.refuse(&captured, &flow, &refused),

@@ -40,7 +40,11 @@ fn same_port_twice() -> Result {
             }
             for ended in listening.ended_all(2)? {
                 let port = ended.peer.map(|peer| peer.port());
-                ensure_eq(port, Some(SOURCE), "the client's port, as the server sees it")?;
+                ensure_eq(
+                    port,
+                    Some(SOURCE),
+                    "the client's port, as the server sees it",
+                )?;
                 ensure(ended.received == 2, || format!("{ended:?}"))?;
             }
         }
