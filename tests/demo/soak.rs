@@ -92,6 +92,10 @@ fn crash(stage: &mut Stage, node: &Node, screen: &mut Screen) -> Result {
                 Ok(output.status.success().then_some(()))
             },
         )?;
+        // The next cycle's capture is to see every tunnel from its first byte on.
+        for daemon in stage.mesh.daemons() {
+            Figures::of(daemon)?;
+        }
         Ok("nothing got through while it was gone; ready again".into())
     })
 }
