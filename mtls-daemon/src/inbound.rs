@@ -62,7 +62,7 @@ impl Inbound {
         };
         let peer = Rc::new(peer);
         spawn_local(Rc::clone(&self).receive(incoming, peer, Arc::clone(&workload)));
-        self.tunnels.guard(tunnel, proved).await;
+        self.tunnels.guard(tunnel, proved, |_| ()).await;
     }
 
     /// The handshake, and whether the peer is who it says, where it says.

@@ -3,12 +3,11 @@
 //! One pool a worker. A connection rides a tunnel only if everything that the
 //! tunnel proved is what the connection needs: that is the [`Key`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, watch};
@@ -20,13 +19,13 @@ use crate::credentials::Credentials;
 use crate::directory::Endpoint;
 use crate::facts::Newest;
 use crate::handshake::{self, counted};
-use crate::identity::Presenter;
+use crate::identity::{Presenter, Svid};
 use crate::metrics::{Acquire, Direction, Limit, PoolState, ThreadMetrics};
 use crate::netns::Cookie;
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
-use crate::tls::{self, WorkloadTls};
+use crate::tls::{self, Judging, WorkloadTls};
 use crate::tunnel::{Loop, Tunnel};
 use crate::tunnels::{Proved, Tunnels};
 use crate::workload::Workload;
@@ -61,36 +60,47 @@ pub struct Peers(RefCell<HashMap<Key, Peer>>);
 
 #[derive(Default)]
 struct Peer {
-    open: Vec<Pooled>,
+    open: Vec<Rc<Pooled>>,
     /// Set while a dial is under way; everyone else waits for its outcome.
     dialling: Option<Outcome>,
 }
 
 struct Pooled {
     tunnel: Tunnel,
-    /// What it was opened with: a newer SVID means newer settings.
-    tls: Rc<WorkloadTls>,
+    /// Ours that was proved on it last.
+    own: RefCell<Arc<Svid>>,
     /// From here on new connections use a newer tunnel. Certificates are
-    /// renewed at half of their life, the peer's as well as ours, so that a new
-    /// tunnel then proves newer ones; a connection that began at the very end
-    /// of this one's life would be cut with it. At three quarters of what is
-    /// left the handshakes stay few where an issuer is down and nothing newer
-    /// comes: each lets three quarters of the rest pass.
-    fresh_until: Instant,
+    /// renewed at half of their life, the peer's as well as ours, and proved
+    /// here or on a new tunnel; a connection that began at the very end of what
+    /// this one proved would be cut with it. At three quarters of what is left
+    /// the handshakes stay few where an issuer is down and nothing newer comes:
+    /// each lets three quarters of the rest pass.
+    fresh_until: Cell<Instant>,
 }
 
 impl Pooled {
-    fn new(tunnel: Tunnel, tls: Rc<WorkloadTls>, valid_for: Duration) -> Self {
+    fn new(tunnel: Tunnel, proved: &Proved, judging: &Judging) -> Self {
         Self {
             tunnel,
-            tls,
-            fresh_until: Instant::now() + valid_for * 3 / 4,
+            own: RefCell::new(Arc::clone(&proved.own)),
+            fresh_until: Cell::new(fresh_until(proved, judging)),
         }
     }
 
-    fn may_take(&self, tls: &Rc<WorkloadTls>) -> bool {
-        Rc::ptr_eq(&self.tls, tls) && Instant::now() < self.fresh_until && self.tunnel.has_room()
+    fn renewed(&self, proved: &Proved, judging: &Judging) {
+        self.own.replace(Arc::clone(&proved.own));
+        self.fresh_until.set(fresh_until(proved, judging));
     }
+
+    fn may_take(&self, newest: &Arc<Svid>) -> bool {
+        Arc::ptr_eq(&self.own.borrow(), newest)
+            && Instant::now() < self.fresh_until.get()
+            && self.tunnel.has_room()
+    }
+}
+
+fn fresh_until(proved: &Proved, judging: &Judging) -> Instant {
+    Instant::now() + proved.valid_for(judging) * 3 / 4
 }
 
 /// A tunnel with room, and how this connection came by it.
@@ -116,7 +126,7 @@ impl Pool {
             }
             let tls = self.credentials.of(source)?;
             let key = key(source, peer, &tls)?;
-            if let Some(tunnel) = self.open_tunnel(&key, &tls) {
+            if let Some(tunnel) = self.open_tunnel(&key, tls.svid()) {
                 self.metrics.pool_acquired(acquired);
                 return Ok(CheckedOut { tunnel, acquired });
             }
@@ -132,13 +142,13 @@ impl Pool {
         }
     }
 
-    /// New connections use a tunnel of the newest SVID only, and none that
-    /// nears the end of a certificate.
-    fn open_tunnel(&self, key: &Key, tls: &Rc<WorkloadTls>) -> Option<Tunnel> {
+    /// New connections use a tunnel on which the newest SVID was proved, and
+    /// none that nears the end of a certificate.
+    fn open_tunnel(&self, key: &Key, newest: &Arc<Svid>) -> Option<Tunnel> {
         let peers = self.peers.0.borrow();
         let open = &peers.get(key)?.open;
         open.iter()
-            .find(|pooled| pooled.may_take(tls))
+            .find(|pooled| pooled.may_take(newest))
             .map(|pooled| pooled.tunnel.clone())
     }
 
@@ -164,7 +174,7 @@ impl Pool {
             let dialled = pool.dial(&key, &source, &peer, &tls).await;
             let result = match dialled {
                 Ok((tunnel, proved)) => {
-                    pool.admit(key, tunnel, tls, proved);
+                    pool.admit(key, tunnel, proved);
                     Ok(())
                 }
                 Err(refused) => {
@@ -232,19 +242,20 @@ impl Pool {
     }
 
     /// Put a tunnel where others find it, and watch over it until it ends.
-    fn admit(self: &Rc<Self>, key: Key, tunnel: Tunnel, tls: Rc<WorkloadTls>, proved: Proved) {
-        let valid_for = proved.valid_for(self.tunnels.judging());
-        let pooled = Pooled::new(tunnel.clone(), tls, valid_for);
+    fn admit(self: &Rc<Self>, key: Key, tunnel: Tunnel, proved: Proved) {
+        let judging = self.tunnels.judging();
+        let pooled = Rc::new(Pooled::new(tunnel.clone(), &proved, judging));
         let mut peers = self.peers.0.borrow_mut();
         let slot = peers.entry(key.clone()).or_default();
         slot.dialling = None;
-        slot.open.push(pooled);
+        slot.open.push(Rc::clone(&pooled));
         drop(peers);
         self.metrics
             .pool_moved(Some(PoolState::Connecting), Some(PoolState::Open));
         let pool = Rc::clone(self);
         spawn_local(async move {
-            pool.tunnels.guard(tunnel, proved).await;
+            let renewed = |proved: &Proved| pooled.renewed(proved, pool.tunnels.judging());
+            pool.tunnels.guard(tunnel, proved, renewed).await;
             pool.metrics.pool_moved(Some(PoolState::Open), None);
             pool.remove_ended(&key);
         });

@@ -18,7 +18,7 @@ use crate::netns::Cookie;
 use crate::reason::Reason;
 use crate::tls::Judging;
 use crate::tls::proof::{self, Binding};
-use crate::tunnel::{Cut, Tunnel};
+use crate::tunnel::{Cut, ProofNews, Tunnel};
 use crate::workload::Workload;
 
 pub struct Tunnels {
@@ -98,7 +98,8 @@ impl Tunnels {
 
     /// Watch over a tunnel until it has ended: by itself, without connections
     /// for too long, or because what was proved on it does not count any more.
-    pub async fn guard(&self, tunnel: Tunnel, mut proved: Proved) {
+    /// `renewed` hears of what either end proves meanwhile.
+    pub async fn guard(&self, tunnel: Tunnel, mut proved: Proved, renewed: impl Fn(&Proved)) {
         let instance = proved.workload.netns.cookie();
         let key = self.live.borrow_mut().insert((instance, tunnel.clone()));
         let mut revocations = self.judging.revocations.clone();
@@ -107,7 +108,9 @@ impl Tunnels {
         identity.mark_changed();
         let mut kept = false;
         loop {
-            self.prove_renewed(&tunnel, &mut proved);
+            if self.prove_renewed(&tunnel, &mut proved) {
+                renewed(&proved);
+            }
             let expiry = match kept {
                 true => Instant::now() + FAR_AWAY,
                 false => Instant::now() + proved.valid_for(&self.judging),
@@ -133,7 +136,15 @@ impl Tunnels {
                     }
                     proved.bundles = now;
                 }
-                proof = tunnel.proof() => self.take_proof(&tunnel, &mut proved, &proof),
+                news = tunnel.proof_news() => match news {
+                    // Ours may have been renewed before it could say so.
+                    ProofNews::Takes => {}
+                    ProofNews::Proved(proof) => {
+                        if self.take_proof(&tunnel, &mut proved, &proof) {
+                            renewed(&proved);
+                        }
+                    }
+                }
             }
         }
         let mut live = self.live.borrow_mut();
@@ -143,28 +154,33 @@ impl Tunnels {
         }
     }
 
-    /// Our certificate was renewed: the peer learns of it on the open tunnel.
-    fn prove_renewed(&self, tunnel: &Tunnel, proved: &mut Proved) {
+    /// If our certificate was renewed, the peer learns of it on the open
+    /// tunnel. Says whether it did.
+    fn prove_renewed(&self, tunnel: &Tunnel, proved: &mut Proved) -> bool {
         let newest = proved.workload.identity.borrow().svid.clone();
         let Some(newest) = newest.filter(|newest| !Arc::ptr_eq(newest, &proved.own)) else {
-            return;
+            return false;
         };
         // Not yet, or never: the peer's first words say which.
         if !tunnel.takes_proofs() {
-            return;
+            return false;
         }
         match proof::prove(newest.key(), proved.own_end(), &proved.binding) {
-            Ok(proof) if tunnel.prove(&proof) => proved.own = newest,
-            Ok(_) => {}
+            Ok(proof) if tunnel.prove(&proof) => {
+                proved.own = newest;
+                true
+            }
+            Ok(_) => false,
             Err(error) => {
                 let workload = &proved.workload.name;
                 tracing::error!(%workload, %error, "a renewed certificate cannot be proved");
+                false
             }
         }
     }
 
-    /// The peer's certificate was renewed, it says.
-    fn take_proof(&self, tunnel: &Tunnel, proved: &mut Proved, proof: &[u8]) {
+    /// The peer's certificate was renewed, it says. Says whether that is so.
+    fn take_proof(&self, tunnel: &Tunnel, proved: &mut Proved, proof: &[u8]) -> bool {
         let bundles = proved.workload.identity.borrow().bundles.clone();
         let checked = proof::check(
             proof,
@@ -181,10 +197,12 @@ impl Tunnels {
                 tracing::debug!(peer = %peer.id, serial = peer.serial, "renewed on an open tunnel");
                 proved.peer = peer;
                 proved.chain = chain;
+                true
             }
             Err(fault) => {
                 self.metrics.tunnel_proof(direction, Outcome::Error);
                 self.cut_for(tunnel, proved, fault.reason(), &fault);
+                false
             }
         }
     }

@@ -28,6 +28,7 @@ pub(crate) fn plan(plan: Plan) -> Plan {
     // Tunnels end soon after a cycle: the next one's capture sees new ones from
     // their first byte on, and can tell that all of it is TLS.
     plan.set("limits", "tunnel_idle", "\"1s\"")
+        .set("identity.disk-ca", "svid_ttl", "\"20s\"")
 }
 
 /// What is asked for.
@@ -61,6 +62,8 @@ pub(crate) fn run(stage: &mut Stage, soak: &Soak, screen: &mut Screen) -> Result
             let (_, node) = crashes.remove(due);
             crash(stage, &node, screen)?;
             story.crashes += 1;
+            let life = story.last.iter().find(|rest| rest.node == node.name());
+            story.renewals += life.map_or(0, |life| life.renewals);
             story.rested.retain(|rest| rest.node != node.name());
         }
         screen.fact(&format!("cycle {}", story.cycles + 1), || {
@@ -106,6 +109,8 @@ struct Story {
     cycles: usize,
     worked: Duration,
     crashes: usize,
+    /// Of certificates, by daemons that were killed since.
+    renewals: u64,
     /// Bytes that were compared with the expected ones.
     compared: u64,
     /// Bytes of TLS on the wire.
@@ -199,6 +204,11 @@ impl std::fmt::Display for Story {
             "- {} crashes of a daemon, after which nothing passed until it was back",
             self.crashes
         )?;
+        let renewals = self.last.iter().map(|now| now.renewals).sum::<u64>() + self.renewals;
+        writeln!(
+            f,
+            "- {renewals} renewals of certificates that live for 20 seconds; none failed"
+        )?;
         for now in &self.last {
             let then = self.rested.iter().find(|then| then.node == now.node);
             writeln!(
@@ -269,6 +279,8 @@ struct Figures {
     memory: u64,
     /// Notes of original destinations that nobody took.
     notes: u64,
+    /// Of its workloads' certificates, since it started.
+    renewals: u64,
 }
 
 impl Figures {
@@ -278,11 +290,15 @@ impl Figures {
             metrics.sum("mtls_connections_open", &[]) == 0.0
                 && metrics.sum("mtls_pool_connections", &[]) == 0.0
         })?;
+        let renewals =
+            |result| metrics.count("mtls_certificate_renewals_total", &[("result", result)]);
+        ensure(renewals("error") == 0, || "a renewal failed")?;
         Ok(Self {
             node: daemon.node().name().to_owned(),
             descriptors: metrics.count("mtls_process_open_fds", &[]),
             memory: metrics.count("mtls_process_resident_memory_bytes", &[]),
             notes: metrics.count("mtls_bpf_map_entries", &[("map", "original_dst")]),
+            renewals: renewals("ok"),
         })
     }
 

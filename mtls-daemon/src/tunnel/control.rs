@@ -47,6 +47,9 @@ impl Endpoint {
             let id = u16::from_be_bytes([i0, i1]);
             self.setting(id, u32::from_be_bytes([v0, v1, v2, v3]))?;
         }
+        if self.proofs.taken {
+            shared.wake(&mut self.proofs.waiter);
+        }
         frame::put_settings_ack(&mut self.out);
         // Once for the whole frame, however often it names the window.
         let delta = i64::from(self.peer.initial_window) - i64::from(window_before);

@@ -15,6 +15,7 @@ use super::event_loop::{Inner, Orphan, State};
 use super::flow::{FlowKey, is};
 use super::outcome::{Carried, ConnectError, Cut, TunnelEnd};
 use super::poller::Token;
+use super::proof::ProofNews;
 use super::records::{Records, Rustls};
 use super::request::ConnectRequest;
 use super::settings::{Settings, Stats, count};
@@ -202,11 +203,11 @@ impl Tunnel {
             .unwrap_or(false)
     }
 
-    /// Waits for the peer's next proof. One may wait.
-    pub async fn proof(&self) -> Vec<u8> {
+    /// Waits for what the peer next says about proofs. One may wait.
+    pub async fn proof_news(&self) -> ProofNews {
         poll_fn(|cx| {
-            let polled = self.0.with(|tunnel, _| match tunnel.proofs.newest.take() {
-                Some(proof) => Poll::Ready(proof),
+            let polled = self.0.with(|tunnel, _| match tunnel.proofs.news() {
+                Some(news) => Poll::Ready(news),
                 None => {
                     park(&mut tunnel.proofs.waiter, cx);
                     Poll::Pending

@@ -34,6 +34,7 @@ mod windows;
 pub use frame::code;
 pub use handle::{Carry, Incoming, Loop, Opening, Progress, Request, Stream, Tunnel};
 pub use outcome::{Carried, CarryEnd, ConnectError, Cut, TunnelEnd, Violation};
+pub use proof::ProofNews;
 pub use request::ConnectRequest;
 pub use settings::{Settings, Stats};
 

@@ -14,14 +14,35 @@ use super::frame::{self, Head};
 use super::outcome::Violation;
 use super::receive::protocol;
 
+/// What a peer says about proofs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ProofNews {
+    /// It takes ours: said once, with its first words.
+    Takes,
+    /// Its certificate was renewed: its proof.
+    Proved(Vec<u8>),
+}
+
 /// What one tunnel knows of proofs.
 #[derive(Default)]
 pub(super) struct Proofs {
     /// The peer knows these frames.
     pub(super) taken: bool,
+    /// And somebody was told so.
+    told: bool,
     /// The peer's newest, until somebody looks at it.
     pub(super) newest: Option<Vec<u8>>,
     pub(super) waiter: Option<Waker>,
+}
+
+impl Proofs {
+    pub(super) fn news(&mut self) -> Option<ProofNews> {
+        if self.taken && !self.told {
+            self.told = true;
+            return Some(ProofNews::Takes);
+        }
+        self.newest.take().map(ProofNews::Proved)
+    }
 }
 
 impl Endpoint {
