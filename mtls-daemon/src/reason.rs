@@ -119,7 +119,7 @@ reasons! {
 
     // Limits.
     /// A limit of the daemon was reached.
-    LimitReached = "limit_reached" [Refused, Handshake], "A configured limit was reached: see [limits] and the limit metrics.";
+    LimitReached = "limit_reached" [Refused], "A configured limit was reached: see [limits] and the limit metrics.";
     /// The process has no file descriptors left.
     NoDescriptors = "no_descriptors" [Refused], "The daemon is at its file descriptor limit: raise it (LimitNOFILE=).";
     /// Something took longer than it may.

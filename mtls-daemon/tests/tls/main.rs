@@ -18,6 +18,7 @@ mod good;
 mod openssl;
 mod proofs;
 mod protocol;
+mod reasons;
 mod resumption;
 
 use std::time::Duration;

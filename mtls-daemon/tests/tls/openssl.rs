@@ -3,8 +3,8 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use mtls_daemon::reason::Reason;
 use rustls::ProtocolVersion;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -13,10 +13,10 @@ use crate::folder::Folder;
 use crate::pki::{Ca, DB, Leaf, WEB, id};
 
 /// An openssl that ends with the test.
-struct Openssl(Child);
+pub(crate) struct Openssl(Child);
 
 impl Openssl {
-    fn start(folder: &Folder, arguments: &str) -> Self {
+    pub(crate) fn start(folder: &Folder, arguments: &str) -> Self {
         let child = Command::new("openssl")
             .args(arguments.split_whitespace())
             .current_dir(folder.path())
@@ -28,11 +28,20 @@ impl Openssl {
     }
 
     /// The port that `s_server -accept 0` says it listens on.
-    fn port(&mut self) -> u16 {
+    pub(crate) fn port(&mut self) -> u16 {
         let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
         let mut lines = lines.map(|line| line.unwrap());
         let line = lines.find(|line| line.starts_with("ACCEPT")).unwrap();
         line.rsplit(':').next().unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Openssl {
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(mut self) {
+        while self.0.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -43,7 +52,7 @@ impl Drop for Openssl {
     }
 }
 
-fn written(leaf: &Leaf, root: &Ca) -> Folder {
+pub(crate) fn written(leaf: &Leaf, root: &Ca) -> Folder {
     let folder = Folder::new();
     folder.write("tls.crt", leaf.chain_pem());
     folder.write("tls.key", leaf.key_pem());
@@ -51,7 +60,7 @@ fn written(leaf: &Leaf, root: &Ca) -> Folder {
     folder
 }
 
-async fn listening() -> (TcpListener, u16) {
+pub(crate) async fn listening() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
@@ -96,73 +105,4 @@ async fn a_server() {
         client.tls.protocol_version(),
         Some(ProtocolVersion::TLSv1_3)
     );
-}
-
-#[tokio::test]
-async fn bad_clients() {
-    let ca = Ca::root("root");
-    let stranger = Ca::root("stranger");
-    for (leaf, arguments, reason) in [
-        (ca.leaf(WEB), "-alpn h2", Reason::NoCert),
-        (
-            ca.leaf(WEB),
-            "-alpn h2 -tls1_2 -cert tls.crt -key tls.key",
-            Reason::NoCommonVersion,
-        ),
-        (
-            ca.leaf(WEB),
-            "-cert tls.crt -key tls.key",
-            Reason::NoCommonProtocol,
-        ),
-        (
-            ca.leaf(WEB),
-            "-alpn http/1.1 -cert tls.crt -key tls.key",
-            Reason::NoCommonProtocol,
-        ),
-        (
-            ca.leaf(WEB),
-            "-alpn h2 -groups X448 -cert tls.crt -key tls.key",
-            Reason::NoCommonGroup,
-        ),
-        (
-            stranger.leaf(WEB),
-            "-alpn h2 -cert tls.crt -key tls.key",
-            Reason::UnknownIssuer,
-        ),
-        (
-            ca.leaf(DB),
-            // It believes no one: its alert arrives here.
-            "-alpn h2 -cert tls.crt -key tls.key -verify_return_error",
-            Reason::AlertFromPeer,
-        ),
-    ] {
-        let folder = written(&leaf, &ca);
-        let (listener, port) = listening().await;
-        let connect = format!("s_client -connect 127.0.0.1:{port} {arguments}");
-        let _client = Openssl::start(&folder, &connect);
-        let (dialled, _) = listener.accept().await.unwrap();
-        let error = Us::new(&ca, DB).accept(dialled).await.err().unwrap();
-        assert_eq!(error.reason(), reason, "{arguments}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn bad_servers() {
-    let ca = Ca::root("root");
-    let stranger = Ca::root("stranger");
-    for (leaf, arguments, reason) in [
-        (ca.leaf(DB), "-alpn h2 -tls1_2", Reason::NoCommonVersion),
-        (ca.leaf(DB), "", Reason::NoCommonProtocol),
-        (ca.leaf(WEB), "-alpn h2", Reason::BadSan),
-        (stranger.leaf(DB), "-alpn h2", Reason::UnknownIssuer),
-    ] {
-        let folder = written(&leaf, &ca);
-        let accept = format!("s_server -accept 0 -cert tls.crt -key tls.key {arguments}");
-        let mut server = Openssl::start(&folder, &accept);
-        let dialling = TcpStream::connect(("127.0.0.1", server.port()))
-            .await
-            .unwrap();
-        let error = Us::new(&ca, WEB).connect(dialling, DB).await.err().unwrap();
-        assert_eq!(error.reason(), reason, "{arguments}: {error}");
-    }
 }

@@ -12,6 +12,8 @@ use mtls_daemon::tls::{self, ClientSettings, HandshakeError, Handshaken, ServerS
 use rustls::{ClientConnection, ServerConnection};
 use tokio::sync::watch;
 
+use crate::folder::Folder;
+use crate::openssl::{Openssl, listening, written};
 use crate::pki::{Ca, DB, HOUR, Leaf, WEB, bundle, id, in_};
 use crate::{LIMIT, Us, attackers, sockets};
 
@@ -100,7 +102,7 @@ fn both(one: &Ca, other: &Ca) -> TrustBundles {
     TrustBundles::from_iter([bundle("example.org", &[one, other])])
 }
 
-fn revoking(ca: &Ca, leaves: &[&Leaf]) -> Arc<Revocations> {
+pub(crate) fn revoking(ca: &Ca, leaves: &[&Leaf]) -> Arc<Revocations> {
     let serials: Vec<String> = leaves.iter().map(|leaf| leaf.serial()).collect();
     let serials: Vec<&str> = serials.iter().map(String::as_str).collect();
     let mut lists = Lists::default();
@@ -175,4 +177,63 @@ async fn a_ticket_of_one_workload_is_nothing_to_its_neighbour() {
         let _ = peer.await;
     }
     assert_eq!(resumed, [false, true, false, true]);
+}
+
+/// Another implementation's idea of sessions, kept in a file.
+#[tokio::test]
+async fn a_ticket_of_openssl_is_good_here_and_nowhere_else() {
+    let (ca, second) = (Ca::root("root"), Ca::root("second"));
+    let peer = ca.leaf(WEB);
+    let folder = written(&peer, &ca);
+    let (publish, newest) = watch::channel(revoking(&ca, &[]));
+    let mut db = Us::new(&ca, DB);
+    db.judging.revocations = newest.into();
+    let here = server(&db);
+    let neighbour = server(&Us {
+        leaf: ca.leaf("spiffe://example.org/ns/default/sa/other"),
+        id: "spiffe://example.org/ns/default/sa/other",
+        judging: db.judging.clone(),
+        ..Us::new(&ca, DB)
+    });
+    assert!(!visit(&folder, &here, "-sess_out ticket").await.unwrap());
+    assert!(visit(&folder, &here, "-sess_in ticket").await.unwrap());
+    assert!(!visit(&folder, &neighbour, "-sess_in ticket").await.unwrap());
+    assert!(visit(&folder, &here, "-sess_in ticket").await.unwrap());
+
+    let without_its_root = server(&Us {
+        leaf: second.leaf(DB),
+        home: second.bundles("example.org"),
+        bundles: second.bundles("example.org"),
+        judging: db.judging.clone(),
+        ..db
+    });
+    let refused = visit(&folder, &without_its_root, "-sess_in ticket").await;
+    assert_eq!(refused.unwrap_err().reason(), Reason::UnknownIssuer);
+    publish.send_replace(revoking(&ca, &[&peer]));
+    let refused = visit(&folder, &here, "-sess_in ticket").await;
+    assert_eq!(refused.unwrap_err().reason(), Reason::Revoked);
+}
+
+/// `openssl s_client`, with its certificate; whether it resumed.
+async fn visit(
+    folder: &Folder,
+    server: &ServerSettings,
+    arguments: &str,
+) -> Result<bool, HandshakeError> {
+    let (listener, port) = listening().await;
+    let client = format!(
+        "s_client -connect 127.0.0.1:{port} -alpn h2 -cert tls.crt -key tls.key {arguments}"
+    );
+    let client = Openssl::start(folder, &client);
+    let (dialled, _) = listener.accept().await.unwrap();
+    let mut done = tls::accept(dialled, server, LIMIT).await?;
+    done.socket.set_nonblocking(false).unwrap();
+    done.tls.writer().write_all(b"hello").unwrap();
+    done.tls.send_close_notify();
+    done.tls.complete_io(&mut done.socket).unwrap();
+    let resumed = done.facts.resumed;
+    drop(done);
+    // The ticket is in its file then.
+    client.ended().await;
+    Ok(resumed)
 }
