@@ -7,6 +7,8 @@
 //! used from then on (SPIFFE Workload API, 5.2.1).
 
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod grpc;
 mod messages;
 mod process;

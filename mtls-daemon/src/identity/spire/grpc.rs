@@ -209,6 +209,20 @@ impl Partial {
     }
 }
 
+/// All messages in what an agent has sent, which arrives in pieces of `cut`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn messages(sent: &[u8], cut: usize) -> Result<Vec<Zeroizing<Vec<u8>>>, CallError> {
+    let mut partial = Partial::default();
+    let mut messages = Vec::new();
+    for piece in sent.chunks(cut) {
+        let mut data = Bytes::copy_from_slice(piece);
+        while let Some(message) = partial.take_from(&mut data)? {
+            messages.push(message);
+        }
+    }
+    Ok(messages)
+}
+
 fn framed(message: &[u8]) -> Bytes {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     [&[0], &length.to_be_bytes()[..], message].concat().into()
@@ -300,14 +314,8 @@ mod tests {
             cut in 1_usize..20,
         ) {
             let sent: Vec<u8> = messages.iter().flat_map(|message| framed(message)).collect();
-            let mut partial = Partial::default();
-            let mut received = Vec::new();
-            for piece in sent.chunks(cut) {
-                let mut data = Bytes::copy_from_slice(piece);
-                while let Some(message) = partial.take_from(&mut data).unwrap() {
-                    received.push(message.to_vec());
-                }
-            }
+            let received = super::messages(&sent, cut).unwrap();
+            let received: Vec<Vec<u8>> = received.iter().map(|message| message.to_vec()).collect();
             prop_assert_eq!(received, messages);
         }
     }

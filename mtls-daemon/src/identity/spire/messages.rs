@@ -205,7 +205,6 @@ impl std::fmt::Debug for Offered<'_> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
@@ -272,16 +271,6 @@ mod tests {
         let nothing = Offer::parse(&[]).unwrap();
         let fault = nothing.choose(&"spiffe://example.org/web".parse().unwrap());
         assert_eq!(fault.unwrap_err(), OfferFault::Nothing);
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(offer) = Offer::parse(&bytes) {
-                let _ = offer.choose(&"spiffe://example.org/web".parse().unwrap());
-            }
-            let _ = bundles(&bytes);
-        }
     }
 
     #[test]
