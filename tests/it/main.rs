@@ -59,6 +59,7 @@ mod peer_unreachable;
 mod spire;
 mod spire_refuses;
 mod vault;
+mod vault_revokes;
 mod workload_recreated;
 
 // Real applications, and their operators.

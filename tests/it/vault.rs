@@ -169,7 +169,7 @@ fn what_a_vault_refuses_is_explained() -> Result {
     })
 }
 
-fn with_vault(plan: Plan, node: &Node, vault: &OpenBao, key: &str, value: &str) -> Plan {
+pub(super) fn with_vault(plan: Plan, node: &Node, vault: &OpenBao, key: &str, value: &str) -> Plan {
     let ca = vault.server_ca().display().to_string();
     plan.set_on(node, "identity.vault", "address", &quoted(&vault.url()))
         .set_on(node, "identity.vault", "server_ca", &quoted(&ca))
@@ -177,7 +177,7 @@ fn with_vault(plan: Plan, node: &Node, vault: &OpenBao, key: &str, value: &str) 
         .set_on(node, "identity.vault", key, &quoted(value))
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 

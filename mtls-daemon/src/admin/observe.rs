@@ -1,6 +1,7 @@
 //! What is seen from outside: /metrics, /healthz and /readyz. No key, no
 //! peer-chosen text, and nothing that changes anything.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -17,10 +18,11 @@ use tokio::net::TcpStream;
 use super::readiness::{self, Verdict};
 use crate::log;
 use crate::metrics::{self, NextUpdate, NodeFigures};
+use crate::spiffe::TrustDomain;
 
 use super::Desk;
 use super::door::Limits;
-use super::view::{RevocationStatus, WorkloadState};
+use super::view::{CertificateStatus, RevocationStatus, RootStatus, WorkloadState};
 
 pub(super) const LIMITS: Limits = Limits {
     most: 32,
@@ -79,6 +81,7 @@ impl Desk {
             let workloads = status.workloads.iter();
             workloads.filter(|workload| wanted(&workload.state)).count()
         };
+        let all = self.view.certificates();
         let node = NodeFigures {
             ready: readiness::ready(&status, &kernel.hooks, SystemTime::now()).good(),
             workloads_absent: count(|state| matches!(state, WorkloadState::Absent { .. })),
@@ -87,10 +90,32 @@ impl Desk {
             workloads_failed: count(|state| matches!(state, WorkloadState::Failed { .. })),
             heartbeats: self.heartbeats.ages(),
             log_lines_dropped: log::dropped(),
+            roots_end: roots_end(&all.roots),
+            sources: sources(&all.certificates),
             crls: status.revocation.iter().flat_map(next_updates).collect(),
         };
         self.metrics.render(&kernel, &node)
     }
+}
+
+fn roots_end(roots: &[RootStatus]) -> BTreeMap<TrustDomain, SystemTime> {
+    let mut ends = BTreeMap::new();
+    for root in roots {
+        let end = ends
+            .entry(root.trust_domain.clone())
+            .or_insert(root.not_after);
+        *end = root.not_after.min(*end);
+    }
+    ends
+}
+
+fn sources(certificates: &[CertificateStatus]) -> BTreeMap<String, bool> {
+    let mut sources = BTreeMap::new();
+    for one in certificates {
+        let healthy = sources.entry(one.source.clone()).or_insert(true);
+        *healthy &= one.error.is_none();
+    }
+    sources
 }
 
 fn next_updates(of: &RevocationStatus) -> impl Iterator<Item = NextUpdate> {

@@ -76,15 +76,15 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
         verdict.problems.push(problem);
     }
     for workload in &status.workloads {
-        let name = &workload.name;
+        let (name, identity) = (&workload.name, &workload.identity);
         match &workload.state {
             WorkloadState::Ready | WorkloadState::Absent { .. } => {}
             WorkloadState::Waiting { detail } => {
-                let problem = format!("workload {name} is waiting: {detail}");
+                let problem = format!("workload {name} ({identity}) is waiting: {detail}");
                 verdict.problems.push(problem);
             }
             WorkloadState::Failed { reason, detail } => {
-                let alarm = format!("workload {name} has failed: {reason}: {detail}");
+                let alarm = format!("workload {name} ({identity}) has failed: {reason}: {detail}");
                 verdict.alarms.push(alarm);
             }
         }
@@ -104,8 +104,12 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
     for revocation in &status.revocation {
         let (domain, policy) = (&revocation.trust_domain, &revocation.policy);
         if let Some(error) = &revocation.error {
+            let what = match revocation.lists.is_empty() {
+                true => "cannot be asked",
+                false => "are not renewed",
+            };
             verdict.alarms.push(format!(
-                "the revocation lists of {domain} ({policy}) cannot be asked: {error}"
+                "the revocation lists of {domain} ({policy}) {what}: {error}"
             ));
         }
         for list in &revocation.lists {
@@ -172,7 +176,10 @@ mod tests {
         };
         let verdict = ready(&status, &attached(true), NOW);
         assert!(verdict.good(), "{verdict:?}");
-        assert_eq!(verdict.alarms, ["workload web has failed: no_cert: no key"]);
+        assert_eq!(
+            verdict.alarms,
+            ["workload web (spiffe://example.org/web) has failed: no_cert: no key"]
+        );
     }
 
     #[test]
@@ -186,7 +193,7 @@ mod tests {
             verdict.problems,
             [
                 "hooks are not attached: connect4",
-                "workload web is waiting: certificate"
+                "workload web (spiffe://example.org/web) is waiting: certificate"
             ]
         );
         assert!(!ready(&samples::status(), &[], NOW).good());
@@ -213,6 +220,14 @@ mod tests {
             verdict.alarms[0].contains("CN=root (hard) is stale since"),
             "{verdict:?}"
         );
+        status.revocation[0].error = Some("https://ca/crl: connecting: refused".to_owned());
+        assert_eq!(
+            ready(&status, &attached(true), NOW).alarms,
+            [
+                "the revocation lists of example.org (hard) are not renewed: https://ca/crl: connecting: refused"
+            ]
+        );
+        status.revocation[0].lists.clear();
         status.revocation[0].error = Some("/crl.pem: it is damaged".to_owned());
         status.trust_bundles[0].error = Some("/b.pem: it is damaged".to_owned());
         let alarms = ready(&status, &attached(true), NOW).alarms;

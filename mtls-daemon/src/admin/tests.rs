@@ -307,7 +307,9 @@ fn metrics_and_health_are_told_to_anybody() {
             });
             let answer = get(at, "/readyz").await;
             assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-            assert!(answer.ends_with("not ready\nworkload web is waiting: certificate\n"));
+            assert!(answer.ends_with(
+                "not ready\nworkload web (spiffe://example.org/web) is waiting: certificate\n"
+            ));
             assert!(get(at, "/v1/status").await.starts_with("HTTP/1.1 404"));
         },
         &folder,

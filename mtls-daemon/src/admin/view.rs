@@ -165,7 +165,7 @@ pub struct RevocationStatus {
     pub policy: String,
     /// `chain` or `leaf`.
     pub depth: String,
-    /// Why there is no list to ask, if there is none.
+    /// Why there is no list to ask, or none that is newer.
     pub error: Option<String>,
     pub lists: Vec<RevocationListStatus>,
 }

@@ -212,12 +212,25 @@ fn trust(draft: &Draft<'_>, identity: &Identity) {
     }
     let mut listed = HashSet::new();
     for (crl, part) in &draft.crls {
-        not_empty(part, "files", &crl.files);
+        if crl.files.is_empty() && crl.urls.is_empty() {
+            part.complain(
+                part.at("files"),
+                "nothing says where its lists are".to_owned(),
+                "add files = [..], or urls = [..] where their issuer publishes them",
+            );
+        }
+        if crl.server_ca.is_none() && crl.urls.iter().any(|url| url.server.tls) {
+            part.complain(
+                part.at("urls"),
+                "nothing says which authority vouches for the server".to_owned(),
+                "add server_ca, a PEM file with the root of the server's certificate",
+            );
+        }
         if !listed.insert(&crl.trust_domain) {
             part.complain(
                 part.at("trust_domain"),
                 format!("{} has revocation lists already", crl.trust_domain),
-                "name all its files in one [[identity.crl]]",
+                "name all its files and URLs in one [[identity.crl]]",
             );
         }
     }

@@ -215,6 +215,9 @@ fn crl_block(crl: &Crl) -> Block {
     let Crl {
         trust_domain,
         files,
+        urls,
+        server_ca,
+        poll,
         policy,
         depth,
     } = crl;
@@ -225,6 +228,9 @@ fn crl_block(crl: &Crl) -> Block {
         [
             ("trust_domain", text(trust_domain)),
             ("files", texts(&files)),
+            ("urls", texts(urls)),
+            ("server_ca", server_ca.as_deref().and_then(path)),
+            ("poll", duration(poll)),
             ("policy", text(policy)),
             ("depth", text(depth)),
         ],

@@ -78,6 +78,7 @@ pub enum Shape {
     ServicePort,
     /// Of a server, without a path.
     Url,
+    FileUrl,
     /// Path of something that is mounted in a Vault, without slashes at its ends.
     Mount,
     /// `type:value`, as SPIRE writes them.
@@ -215,8 +216,14 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("trust_domain", TrustDomain, Required, Live, r#""example.org""#,
                 "Whose certificates they are asked about."),
-            key("files", List(&Path), Required, Live, r#"["/etc/mtls-daemon/crl.pem"]"#,
-                "PEM or DER files with the lists of all issuers of the trust domain. Read again when they change."),
+            key("files", List(&Path), Unset("all come from `urls`"), Live, r#"["/etc/mtls-daemon/crl.pem"]"#,
+                "PEM or DER files with lists of issuers of the trust domain. Read again when they change."),
+            key("urls", List(&FileUrl), Unset("all come from `files`"), Live, r#"["https://vault.example.org:8200/v1/pki/crl"]"#,
+                "Where issuers publish their lists, PEM or DER. Together with `files`, the lists of all issuers."),
+            key("server_ca", Path, Unset("`urls` are in plain HTTP"), Live, r#""/etc/mtls-daemon/vault-ca.pem""#,
+                "PEM file: the roots that the servers of `urls` are verified against, and no others."),
+            key("poll", Duration(SECOND, DAY), Is(r#""30s""#), Live, r#""30s""#,
+                "How often `urls` are fetched: a revoked peer is cut so long after its issuer says so, at most."),
             key("policy", Choice(&["hard", "soft"]), Is(r#""hard""#), Live, r#""hard""#,
                 "A certificate whose issuer has no list here, or none that is current and genuine: `hard` refuses it, `soft` takes it, logs it and counts it."),
             key("depth", Choice(&["chain", "leaf"]), Is(r#""chain""#), Live, r#""chain""#,
@@ -411,6 +418,7 @@ impl fmt::Display for Shape {
             TrustDomain => f.write_str("trust domain"),
             ServicePort => f.write_str("port or { port, target }"),
             Url => f.write_str("URL of a server"),
+            FileUrl => f.write_str("URL of a file"),
             Mount => f.write_str("path in Vault"),
             Selector => f.write_str("selector"),
             Choice(words) => f.write_str(&words.join(" or ")),

@@ -31,7 +31,7 @@ pub use document::{example, markdown};
 pub use effective::effective;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
-pub use source::{Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
+pub use source::{FileUrl, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
 pub(crate) use units::parse_duration;
 
 /// A node's whole configuration, checked.
@@ -228,8 +228,15 @@ pub struct FederatedBundle {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crl {
     pub trust_domain: TrustDomain,
-    /// PEM or DER: one or more lists each; all issuers' together.
+    /// PEM or DER: one or more lists each; all issuers' together, with those
+    /// of `urls`.
     pub files: Vec<PathBuf>,
+    /// Where issuers publish theirs.
+    pub urls: Vec<FileUrl>,
+    /// PEM: the roots that the servers of `urls` are verified against.
+    pub server_ca: Option<PathBuf>,
+    /// How often `urls` are fetched. Default: 30 s.
+    pub poll: Duration,
     pub policy: CrlPolicy,
     pub depth: CrlDepth,
 }

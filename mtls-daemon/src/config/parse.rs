@@ -271,11 +271,21 @@ fn federated(part: &Part<'_>) -> Option<FederatedBundle> {
 fn crl(part: &Part<'_>) -> Option<Crl> {
     let trust_domain = part.get("trust_domain");
     let files = part.get("files");
+    let urls = part.get("urls");
+    let server_ca = part.get("server_ca");
+    let poll = part.get::<Duration>("poll");
     let policy = part.get::<CrlPolicy>("policy");
     let depth = part.get::<CrlDepth>("depth");
     Some(Crl {
         trust_domain: trust_domain?,
-        files: files?,
+        files: if part.has("files") {
+            files?
+        } else {
+            Vec::new()
+        },
+        urls: if part.has("urls") { urls? } else { Vec::new() },
+        server_ca,
+        poll: poll?,
         policy: policy?,
         depth: depth?,
     })

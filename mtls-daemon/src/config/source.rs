@@ -71,6 +71,14 @@ pub struct ServerUrl {
     pub port: u16,
 }
 
+/// `https://vault.example.org:8200/v1/pki/crl`: a file on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileUrl {
+    pub server: ServerUrl,
+    /// From its first slash on, with the query if there is one.
+    pub path: String,
+}
+
 /// The tables that name a source.
 pub(super) const SOURCES: [&str; 4] = ["disk-ca", "files", "spire", "vault"];
 
@@ -271,13 +279,18 @@ impl ServerUrl {
     /// `None`: it is no URL of a server.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let uri: http::Uri = text.parse().ok()?;
+        let is_bare = uri.path() == "/" && !text.contains(['?', '#']);
+        is_bare.then(|| Self::of(&uri))?
+    }
+
+    fn of(uri: &http::Uri) -> Option<Self> {
         let tls = match uri.scheme_str()? {
             "https" => true,
             "http" => false,
             _ => return None,
         };
         let authority = uri.authority()?;
-        if authority.as_str().contains('@') || uri.path() != "/" || text.contains(['?', '#']) {
+        if authority.as_str().contains('@') {
             return None;
         }
         let host = authority.host();
@@ -290,6 +303,19 @@ impl ServerUrl {
                 (None, true) => 443,
                 (None, false) => 80,
             },
+        })
+    }
+}
+
+impl FileUrl {
+    /// `None`: it is no URL of a file.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let uri: http::Uri = text.parse().ok()?;
+        let path = uri.path_and_query()?.as_str();
+        let is_file = path != "/" && !text.contains('#');
+        Some(Self {
+            server: ServerUrl::of(&uri).filter(|_| is_file)?,
+            path: path.to_owned(),
         })
     }
 }
@@ -326,6 +352,12 @@ impl fmt::Display for ServerUrl {
     }
 }
 
+impl fmt::Display for FileUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.server, self.path)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,6 +391,29 @@ mod tests {
         let loopback = |text| ServerUrl::parse(text).unwrap().is_loopback();
         assert!(loopback("http://127.0.0.1") && loopback("http://[::1]"));
         assert!(!loopback("http://localhost") && !loopback("http://10.0.0.1"));
+    }
+
+    #[test]
+    fn a_file_is_a_server_and_a_path() {
+        let read = |text| FileUrl::parse(text).map(|url| url.to_string());
+        for (text, shown) in [
+            (
+                "https://vault:8200/v1/pki/crl",
+                "https://vault:8200/v1/pki/crl",
+            ),
+            ("http://[::1]/lists?of=ca", "http://[::1]:80/lists?of=ca"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(shown));
+        }
+        for bad in [
+            "https://vault",
+            "/v1/pki/crl",
+            "ldap://vault/crl",
+            "https://user@vault/crl",
+            "https://vault/crl#x",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     #[test]

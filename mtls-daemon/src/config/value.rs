@@ -13,8 +13,8 @@ use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{
-    CrlDepth, CrlPolicy, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy, Selector,
-    ServerUrl, ServicePort, Udp, Unknown,
+    CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy,
+    Selector, ServerUrl, ServicePort, Udp, Unknown,
 };
 
 /// A type that the reader can make of a TOML value of some shape. What is
@@ -306,6 +306,22 @@ impl Value for ServerUrl {
                 value.span(),
                 format!("{text:?} is no URL of a server"),
                 r#"write scheme, host and port alone, such as "https://vault.example.org:8200""#,
+            ));
+        }
+        url
+    }
+}
+
+impl Value for FileUrl {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Shape, wrong: &mut Vec<Complaint>) -> Option<Self> {
+        let example = r#""https://vault.example.org:8200/v1/pki/crl""#;
+        let text = text(value, "a URL", example, wrong)?;
+        let url = Self::parse(text);
+        if url.is_none() {
+            wrong.push(Complaint::new(
+                value.span(),
+                format!("{text:?} is no URL of a file"),
+                format!("write scheme, host and path, such as {example}"),
             ));
         }
         url

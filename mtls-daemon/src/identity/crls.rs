@@ -1,14 +1,15 @@
-//! Revocation lists in files, followed for as long as they are configured.
+//! Revocation lists in files and where issuers publish them, followed for as
+//! long as they are configured.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::certificate::shown;
-use super::pace::Timings;
+use super::pace::{Pace, Timings};
+use super::published;
 use super::revocation::{Lists, Revocation, Revocations};
 use super::watched::{self, Content, Loaded, Watched};
 use crate::clock::Clock;
@@ -56,6 +57,7 @@ pub(super) struct Crls {
     published: watch::Sender<Arc<Revocations>>,
     clock: Clock,
     timings: Timings,
+    seed: u64,
     followed: Vec<Followed>,
 }
 
@@ -70,10 +72,15 @@ const POLL: Duration = Duration::from_millis(500);
 impl Crls {
     /// Until a list was read for the first time nobody can be asked, and
     /// `hard` refuses.
-    pub(super) fn follow(config: &[config::Crl], clock: Clock, timings: Timings) -> Self {
+    pub(super) fn follow(
+        config: &[config::Crl],
+        clock: Clock,
+        timings: Timings,
+        seed: u64,
+    ) -> Self {
         let mut unread = Revocations::default();
         for crl in config {
-            let fault = "its files are being read for the first time".to_owned();
+            let fault = "they are being read for the first time".to_owned();
             unread.put(
                 crl.trust_domain.clone(),
                 Revocation::at_fault(crl.policy, crl.depth, fault),
@@ -86,6 +93,7 @@ impl Crls {
                 poll: timings.poll.min(POLL),
                 ..timings
             },
+            seed,
             followed: Vec::new(),
         };
         crls.change(config);
@@ -93,7 +101,7 @@ impl Crls {
     }
 
     /// Follows what is configured now. What was in force for a trust domain
-    /// stays until its new files have been read.
+    /// stays until its new lists have been read.
     pub(super) fn change(&mut self, config: &[config::Crl]) {
         self.followed
             .retain(|followed| config.contains(&followed.config));
@@ -112,6 +120,7 @@ impl Crls {
                     self.published.clone(),
                     self.clock.clone(),
                     self.timings,
+                    Pace::new(self.timings, self.clock.clone(), self.seed),
                 ));
                 self.followed.push(Followed {
                     config: crl.clone(),
@@ -148,22 +157,52 @@ fn load(files: &[Content]) -> Loaded<Lists> {
     }
 }
 
+/// Lists out of files or from a URL, at this moment.
+#[derive(Default)]
+pub(super) struct Part {
+    pub(super) lists: Option<Arc<Lists>>,
+    pub(super) complaint: Option<String>,
+}
+
+/// All of one trust domain: first those in files, then one of each URL. `None`
+/// until somebody has looked.
+type Parts = Vec<Option<Part>>;
+
 async fn follow_one(
     crl: config::Crl,
     published: watch::Sender<Arc<Revocations>>,
     clock: Clock,
     timings: Timings,
+    pace: Pace,
 ) {
-    let paths: Vec<PathBuf> = crl.files.clone();
-    let mut files = watched::watch(paths, timings, load);
+    let mut unread = Parts::new();
+    unread.resize_with(1 + crl.urls.len(), || None);
+    let (sender, mut parts) = watch::channel(unread);
+    // They end with this task.
+    let mut looking = JoinSet::new();
+    looking.spawn(follow_files(crl.clone(), sender.clone(), timings));
+    for (nth, url) in (1..).zip(&crl.urls) {
+        let give = sender.clone();
+        let give = move |part| give.send_modify(|parts| parts[nth] = Some(part));
+        let server_ca = crl.server_ca.clone();
+        looking.spawn(published::follow(
+            url.clone(),
+            server_ca,
+            crl.poll,
+            pace.clone(),
+            give,
+        ));
+    }
     let mut stale_at = None;
     loop {
         tokio::select! {
-            changed = files.changed() => {
+            changed = parts.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let revocation = revocation(&crl, &files.borrow_and_update());
+                let Some(revocation) = revocation(&crl, &parts.borrow_and_update()) else {
+                    continue;
+                };
                 stale_at = first_end(&revocation, clock.now());
                 tell(&crl.trust_domain, &revocation, clock.now());
                 published.send_modify(|all| {
@@ -183,15 +222,50 @@ async fn follow_one(
     }
 }
 
-fn revocation(crl: &config::Crl, files: &Watched<Lists>) -> Revocation {
-    match (&files.good, &files.complaint) {
-        (Some(lists), None) => Revocation::new(crl.policy, crl.depth, Arc::clone(lists)),
+async fn follow_files(crl: config::Crl, parts: watch::Sender<Parts>, timings: Timings) {
+    if crl.files.is_empty() {
+        return parts.send_modify(|parts| parts[0] = Some(Part::default()));
+    }
+    let mut files = watched::watch(crl.files, timings, load);
+    while files.changed().await.is_ok() {
+        let part = of_files(&files.borrow_and_update());
+        parts.send_modify(|parts| parts[0] = Some(part));
+    }
+}
+
+fn of_files(files: &Watched<Lists>) -> Part {
+    match &files.complaint {
+        None => Part {
+            lists: files.good.clone(),
+            complaint: None,
+        },
         // What was read before may lack the newest entries: it does not count.
-        (_, complaint) => {
-            let fault = complaint.as_deref().unwrap_or("it was not read").to_owned();
+        complaint => Part {
+            lists: None,
+            complaint: complaint.clone(),
+        },
+    }
+}
+
+/// `None` while somebody is still looking for the first time.
+fn revocation(crl: &config::Crl, parts: &Parts) -> Option<Revocation> {
+    let parts: Vec<&Part> = parts.iter().map(Option::as_ref).collect::<Option<_>>()?;
+    let complaints: Vec<&str> = (parts.iter())
+        .filter_map(|part| part.complaint.as_deref())
+        .collect();
+    let complaint = (!complaints.is_empty()).then(|| complaints.join("; "));
+    let is_lacking = |part: &&Part| part.lists.is_none() && part.complaint.is_some();
+    Some(match complaint {
+        // A part of the lists is no list for those that it lacks.
+        Some(fault) if parts.iter().any(is_lacking) => {
             Revocation::at_fault(crl.policy, crl.depth, fault)
         }
-    }
+        complaint => {
+            let lists = parts.iter().filter_map(|part| part.lists.as_deref());
+            let lists = Arc::new(Lists::joined(lists));
+            Revocation::new(crl.policy, crl.depth, lists).complaining(complaint)
+        }
+    })
 }
 
 /// When the next list becomes stale.
@@ -204,6 +278,9 @@ fn tell(trust_domain: &TrustDomain, revocation: &Revocation, now: SystemTime) {
     let policy = revocation.policy();
     if let Some(fault) = revocation.fault() {
         tracing::error!(%trust_domain, %policy, "revocation lists: {fault}");
+    }
+    if let Some(complaint) = revocation.complaint() {
+        tracing::warn!(%trust_domain, %policy, "revocation lists are not renewed: {complaint}");
     }
     for list in revocation.lists() {
         let (issuer, entries, next) = (&list.issuer, list.entries, shown(list.next_update));

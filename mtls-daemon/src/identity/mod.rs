@@ -20,6 +20,7 @@ mod verify;
 pub mod disk_ca;
 pub mod files;
 pub mod pem;
+mod server;
 mod source;
 pub mod spire;
 pub mod vault;
@@ -30,6 +31,7 @@ pub mod crls;
 mod federation;
 mod keeper;
 mod pace;
+mod published;
 mod store;
 
 pub use bundle::{BundleError, Root, TrustBundle, TrustBundles};

@@ -37,12 +37,14 @@ pub struct Revocation {
     lists: Arc<Lists>,
     /// Why there is no list to ask.
     fault: Option<String>,
+    /// What is wrong although the lists can be asked.
+    complaint: Option<String>,
 }
 
 /// Lists that could be read.
 #[derive(Default)]
 pub struct Lists {
-    lists: Vec<CertRevocationList<'static>>,
+    lists: Vec<Arc<CertRevocationList<'static>>>,
     described: Vec<ListFacts>,
 }
 
@@ -102,7 +104,13 @@ impl Revocation {
             depth,
             lists,
             fault: None,
+            complaint: None,
         }
+    }
+
+    /// The same, and something is wrong with where the lists come from.
+    pub fn complaining(self, complaint: Option<String>) -> Self {
+        Self { complaint, ..self }
     }
 
     /// Nothing can be asked: under `hard` every certificate of the trust
@@ -113,6 +121,7 @@ impl Revocation {
             depth,
             lists: Arc::default(),
             fault: Some(fault),
+            complaint: None,
         }
     }
 
@@ -132,15 +141,18 @@ impl Revocation {
         self.fault.as_deref()
     }
 
+    pub fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
+    }
+
     /// How often [`Self::asking`] has something to offer: issuers that were
     /// made anew under their old name have lists that only their own
     /// certificates can be judged by.
     pub(super) fn choices(&self) -> usize {
-        let of_issuer = |list: &CertRevocationList<'_>| {
-            let same = |other: &&CertRevocationList<'_>| other.issuer() == list.issuer();
-            self.lists.lists.iter().filter(same).count()
-        };
-        self.lists.lists.iter().map(of_issuer).max().unwrap_or(0)
+        let lists = &self.lists.lists;
+        let of_issuer = |issuer| lists.iter().filter(|list| list.issuer() == issuer).count();
+        let counts = lists.iter().map(|list| of_issuer(list.issuer()));
+        counts.max().unwrap_or(0)
     }
 
     /// One list for each issuer, the `nth` where it has several; strictly or
@@ -188,12 +200,21 @@ impl Revocation {
 }
 
 impl Lists {
+    pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for part in parts {
+            all.lists.extend(part.lists.iter().cloned());
+            all.described.extend_from_slice(&part.described);
+        }
+        all
+    }
+
     /// Takes in the lists of a file, PEM or DER.
     pub fn add(&mut self, text: &[u8]) -> Result<(), ListError> {
         let ders = ders(text)?;
         for (nth, der) in (1..).zip(&ders) {
             let (list, facts) = read(nth, der)?;
-            self.lists.push(list);
+            self.lists.push(Arc::new(list));
             self.described.push(facts);
         }
         Ok(())

@@ -92,11 +92,12 @@ impl IdentityStore {
     /// Call it within the control thread's runtime: it starts tasks there.
     pub fn new(config: config::Identity, clock: Clock, timings: Timings) -> Self {
         let federation = federation::follow(&others(&config), Federation::default(), timings);
-        let crls = Crls::follow(&config.crls, clock.clone(), timings);
+        let seed = seed();
+        let crls = Crls::follow(&config.crls, clock.clone(), timings, seed);
         Self {
             clock,
             timings,
-            seed: seed(),
+            seed,
             state: Mutex::new(State {
                 config,
                 federation: watch::Sender::new(federation),

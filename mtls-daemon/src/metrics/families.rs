@@ -78,6 +78,10 @@ families! {
         "Attempts to obtain a certificate for a workload of this node.";
     TRUST_BUNDLE_ROOTS = Gauge "mtls_trust_bundle_roots" ["trust_domain"]
         "Root certificates in the trust bundle of a configured trust domain.";
+    TRUST_BUNDLE_EXPIRY = Gauge "mtls_trust_bundle_expiry_timestamp_seconds" ["trust_domain"]
+        "When the first root in a trust bundle ends, in Unix time.";
+    IDENTITY_SOURCE_HEALTHY = Gauge "mtls_identity_source_healthy" ["source"]
+        "1, or 0 while a workload's certificate from the source is not renewed.";
     CRL_NEXT_UPDATE = Gauge "mtls_crl_next_update_timestamp_seconds" ["trust_domain", "issuer"]
         "When the successor of a revocation list is due, in Unix time; past it the list is stale.";
     REVOCATION_UNKNOWN = Counter "mtls_revocation_unknown_total" ["direction"]

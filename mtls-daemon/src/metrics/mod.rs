@@ -110,6 +110,10 @@ pub struct NodeFigures {
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
     pub log_lines_dropped: u64,
+    /// When the first root of each trust bundle ends.
+    pub roots_end: BTreeMap<TrustDomain, SystemTime>,
+    /// By the kind of source, whether all that it gives is renewed.
+    pub sources: BTreeMap<String, bool>,
     pub crls: Vec<NextUpdate>,
 }
 
@@ -333,6 +337,17 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     let dropped = node.log_lines_dropped;
     sheet.count(families::LOG_LINES_DROPPED, &[], dropped);
     sheet.count(families::READY, &[], u64::from(node.ready));
+    for (trust_domain, end) in &node.roots_end {
+        let labels = [trust_domain.as_str()];
+        sheet.number(families::TRUST_BUNDLE_EXPIRY, &labels, unix_seconds(*end));
+    }
+    for (source, healthy) in &node.sources {
+        sheet.count(
+            families::IDENTITY_SOURCE_HEALTHY,
+            &[source],
+            u64::from(*healthy),
+        );
+    }
     for crl in &node.crls {
         let labels = [crl.trust_domain.as_str(), &crl.issuer];
         sheet.number(families::CRL_NEXT_UPDATE, &labels, unix_seconds(crl.at));

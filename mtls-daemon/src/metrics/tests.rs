@@ -39,6 +39,8 @@ fn full_scrape(metrics: &Metrics) -> String {
     let node = NodeFigures {
         ready: true,
         workloads_ready: 1,
+        roots_end: [(id.trust_domain(), UNIX_EPOCH + Duration::from_secs(3000))].into(),
+        sources: [("disk-ca".to_owned(), true)].into(),
         crls: vec![NextUpdate {
             trust_domain: id.trust_domain(),
             issuer: "CN=root".to_owned(),

@@ -319,7 +319,10 @@ fn revocation_status(trust_domain: &TrustDomain, revocation: &Revocation) -> Rev
         trust_domain: trust_domain.clone(),
         policy: revocation.policy().to_string(),
         depth: revocation.depth().to_string(),
-        error: revocation.fault().map(str::to_owned),
+        error: revocation
+            .fault()
+            .or_else(|| revocation.complaint())
+            .map(str::to_owned),
         lists: lists.collect(),
     }
 }

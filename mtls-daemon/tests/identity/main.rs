@@ -17,6 +17,7 @@ mod disk_ca;
 mod files;
 mod node;
 mod openssl;
+mod published;
 mod renewal;
 mod revocation;
 mod store;

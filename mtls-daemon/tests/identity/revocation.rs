@@ -204,6 +204,9 @@ fn node(folder: Folder, source: mtls_daemon::config::Source, policy: CrlPolicy) 
         vec![Crl {
             trust_domain: trust_domain("example.org"),
             files,
+            urls: Vec::new(),
+            server_ca: None,
+            poll: HOUR,
             policy,
             depth: CrlDepth::Chain,
         }],
@@ -285,6 +288,25 @@ async fn what_cannot_be_read_or_is_stale_does_not_count() {
     std::fs::rename(node.folder.file("crl.new"), crl).unwrap();
     newest.changed().await;
     assert_eq!(fault(&newest), None);
+    // A link to a folder that is swapped, as Kubernetes mounts files.
+    let (link, file) = (node.folder.file("..data"), node.folder.file("crl.pem"));
+    for (version, serials) in [("v1", &["03", "04"][..]), ("v2", &["05"])] {
+        let folder = node.folder.file(version);
+        std::fs::create_dir(&folder).unwrap();
+        let pem = ca.crl_until(HOUR, serials).pem().unwrap();
+        std::fs::write(folder.join("crl.pem"), pem).unwrap();
+        let new = node.folder.file("..new");
+        std::os::unix::fs::symlink(version, &new).unwrap();
+        std::fs::rename(new, &link).unwrap();
+        if version == "v1" {
+            let new = node.folder.file("crl.new");
+            std::os::unix::fs::symlink("..data/crl.pem", &new).unwrap();
+            std::fs::rename(new, &file).unwrap();
+        }
+        newest.changed().await;
+        let entries = newest.get().get(&domain).unwrap().lists()[0].entries;
+        assert_eq!((fault(&newest), entries), (None, serials.len()));
+    }
     // Whoever rides on it hears when its time is over.
     let end = newest.get().get(&domain).unwrap().lists()[0].next_update;
     newest.changed().await;

@@ -29,6 +29,8 @@ pub struct OpenBao {
 pub struct Api<'a> {
     server: &'a OpenBao,
     token: String,
+    /// With a slash at its end; empty for the root namespace.
+    namespace: String,
 }
 
 const PORT: u16 = 8200;
@@ -130,7 +132,18 @@ impl OpenBao {
         Api {
             server: self,
             token: self.root_token.clone(),
+            namespace: String::new(),
         }
+    }
+
+    /// The same, in a namespace of this name, which is made.
+    pub fn api_in(&self, namespace: &str) -> Result<Api<'_>> {
+        let root = self.api();
+        root.post(&format!("sys/namespaces/{namespace}"), &json!({}))?;
+        Ok(Api {
+            namespace: format!("{namespace}/"),
+            ..root
+        })
     }
 
     fn curl(&self, method: &str, path: &str) -> Result<Spawn> {
@@ -147,7 +160,10 @@ impl OpenBao {
 impl Api<'_> {
     pub fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let header = format!("X-Vault-Token: {}", self.token);
-        let mut curl = self.server.curl(method, path)?.args(["--header", &header]);
+        let path = format!("{}{path}", self.namespace);
+        let mut curl = (self.server)
+            .curl(method, &path)?
+            .args(["--header", &header]);
         if !body.is_null() {
             curl = curl.args(["--data", &body.to_string()]);
         }

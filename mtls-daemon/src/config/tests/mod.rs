@@ -386,6 +386,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::TrustDomain => TrustDomain::read(&value, shape, &mut wrong).is_some(),
             Shape::ServicePort => ServicePort::read(&value, shape, &mut wrong).is_some(),
             Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
+            Shape::FileUrl => FileUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::Selector => Selector::read(&value, shape, &mut wrong).is_some(),
             Shape::Choice(words) => words.contains(&value.get_ref().as_str().unwrap()),
             Shape::Duration(..) => Duration::read(&value, shape, &mut wrong).is_some(),

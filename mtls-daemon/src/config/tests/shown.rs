@@ -16,6 +16,9 @@ bundle = "/partner.pem"
 [[identity.crl]]
 trust_domain = "partner.example"
 files = ["/partner.crl", "/inter.crl"]
+urls = ["https://partner.example:443/crl", "http://[fd00::1]:80/crl?of=x"]
+server_ca = "/partner-ca.pem"
+poll = "1m"
 policy = "soft"
 depth = "leaf"
 [[workload]]

@@ -129,15 +129,37 @@ fn no_login_travels_in_clear() {
 }
 
 #[test]
+fn lists_are_somewhere_and_their_server_is_verified() {
+    let crl = "[[identity.crl]]\ntrust_domain = \"example.org\"\n";
+    let of = |more: &str| wrong(&format!("{SPIRE}{WEB}{crl}{more}"));
+    for nowhere in ["", "files = []\n", "urls = []\n"] {
+        assert_eq!(of(nowhere), ["nothing says where its lists are"]);
+    }
+    assert_eq!(
+        of("urls = [\"https://ca/crl\"]\n"),
+        ["nothing says which authority vouches for the server"]
+    );
+    assert_eq!(
+        of("urls = [\"https://ca\"]\n"),
+        ["identity.crl.urls: \"https://ca\" is no URL of a file"]
+    );
+    let plain = format!("{SPIRE}{WEB}{crl}urls = [\"http://ca/crl\"]\npoll = \"5s\"\n");
+    assert_eq!(good(&plain).identity.crls[0].poll.as_secs(), 5);
+}
+
+#[test]
 fn the_configurations_of_the_documentation_are_read() {
     for (page, text) in [
         ("spire", include_str!("../../../../docs/spire.md")),
         ("vault", include_str!("../../../../docs/vault.md")),
     ] {
-        let (_, rest) = text.split_once("```toml\n").unwrap();
-        let (block, _) = rest.split_once("```").unwrap();
-        let config =
-            parse(page, &format!("version = 1\n{block}")).unwrap_or_else(|m| panic!("{m}"));
+        let blocks = text.split("```toml\n").skip(1);
+        let blocks: Vec<&str> = blocks
+            .map(|rest| rest.split_once("```").unwrap().0)
+            .collect();
+        let text = format!("version = 1\n{}", blocks.join("\n"));
+        let config = parse(page, &text).unwrap_or_else(|m| panic!("{m}"));
         assert!(!config.workloads.is_empty(), "{page}");
+        assert_eq!(!config.identity.crls.is_empty(), page == "vault");
     }
 }

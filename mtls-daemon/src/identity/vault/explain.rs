@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::client::CallError;
 use crate::config::{ServerUrl, Vault};
+use crate::identity::server::ServerError;
 use crate::spiffe::SpiffeId;
 
 /// Why it did not sign.
@@ -98,10 +99,10 @@ fn common(error: &CallError, server: &ServerUrl) -> String {
         CallError::Redirected(_) => {
             format!("{server}: {error}; name the server that answers itself as `address`")
         }
-        CallError::Tls(_) => format!(
+        CallError::Server(ServerError::Tls(_)) => format!(
             "{server}: {error}; is `server_ca` the root of its certificate, and the host in `address` a name in it?"
         ),
-        CallError::ServerCa(..) => format!("server_ca: {error}"),
+        CallError::Server(ServerError::Ca(_)) => format!("server_ca: {error}"),
         other => format!("{server}: {other}"),
     }
 }
