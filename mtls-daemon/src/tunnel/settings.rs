@@ -35,10 +35,10 @@ impl Default for Settings {
         Self {
             max_streams: 1_000,
             initial_window: 64 << 10,
-            max_window: 4 << 20,
+            max_window: 16 << 20,
             tunnel_growth: 64 << 20,
             loop_growth: 256 << 20,
-            connection_window: 16 << 20,
+            connection_window: 32 << 20,
             ping_after: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             spin: None,

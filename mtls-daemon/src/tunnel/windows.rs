@@ -4,10 +4,10 @@
 /// The windows' clock: milliseconds since the loop's start, wrapping.
 pub(super) type Millis = u32;
 
-/// A window whose half is drained within this time is in the way: its flow
-/// moves at least so many bytes that a larger one may make it faster.
+/// A window a quarter of which is drained within this time is in the way: its
+/// flow moves so many bytes that a larger one may make it faster.
 const GROW_WITHIN: Millis = 50;
-/// And one whose half lasts longer than this gives back what it had grown.
+/// And one whose quarter lasts longer than this gives back what it had grown.
 const SHRINK_AFTER: Millis = 2_000;
 
 /// What we may send on a stream or a connection. A change of the peer's
@@ -157,7 +157,9 @@ impl StreamWindow {
         budgets: [&mut Growth; 2],
     ) -> Option<GiveBack> {
         self.owed += n;
-        if self.owed < self.size / 2 {
+        // A quarter at a time: given back by halves, a peer 10 ms away waits
+        // half of the time.
+        if self.owed < self.size / 4 {
             return None;
         }
         let took = now.wrapping_sub(self.since);

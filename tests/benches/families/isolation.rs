@@ -8,7 +8,7 @@ use mtls_tests::mesh::Ca;
 use mtls_tests::process::Process;
 use mtls_tests::{Family, Pod, Result};
 
-use super::loads::{BULK_1, CRR_64, Load, RR_1};
+use super::loads::{BULK_1, BULK_8, CRR_64, Load, RR_1, fairness};
 use crate::bench::Bench;
 use crate::candidates::Candidate;
 use crate::course::{Change, Course, Way, beside, myself};
@@ -59,6 +59,27 @@ struct Others {
 }
 
 pub(super) fn run(bench: &mut Bench) -> Result {
+    beside_each_other(bench)?;
+    within_a_tunnel(bench)
+}
+
+/// Flows that share one tunnel, because one worker carries them all.
+fn within_a_tunnel(bench: &mut Bench) -> Result {
+    let mut course = Course::build_as(&[Candidate::Ours], |_, _| {
+        Ok(Change {
+            plan: Some(Box::new(|plan, _, _| plan.set("node", "workers", "1"))),
+            ..Change::default()
+        })
+    })?;
+    let (_, kind, connections) = BULK_8;
+    let order = bench.order(kind, connections);
+    bench.rounds(&mut course, |course, candidate| {
+        let measured = course.way(candidate)?.load(order)?;
+        Ok(fairness("tunnel_fairness", &measured).into_iter().collect())
+    })
+}
+
+fn beside_each_other(bench: &mut Bench) -> Result {
     let mut others = Vec::new();
     let mut course = Course::build_as(&[Candidate::Direct, Candidate::Ours], |a, b| {
         let change = Change::with_others(a, b, 1)?;

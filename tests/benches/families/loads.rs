@@ -72,16 +72,22 @@ pub(super) fn values(name: &str, kind: Kind, measured: &Measured, cpu: Cpu) -> V
     values
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share, for people")]
 fn bulk_values(name: &str, measured: &Measured) -> Vec<Value> {
     let mut values = vec![Value::new(name, "Gbit/s", measured.gbits())];
-    let (least, most) = (measured.streams.iter().min(), measured.streams.iter().max());
-    if let (Some(least), Some(most), "bulk_8") = (least, most, name) {
-        // The slowest connection's share, over the fastest one's.
-        let fairness = *least as f64 / *most as f64;
-        values.push(Value::new("bulk_8_fairness", "", fairness));
+    if name == "bulk_8" {
+        values.extend(fairness("bulk_8_fairness", measured));
     }
     values
+}
+
+/// The slowest connection's share, over the fastest one's.
+#[expect(clippy::cast_precision_loss, reason = "a share, for people")]
+pub(super) fn fairness(name: &str, measured: &Measured) -> Option<Value> {
+    let (least, most) = (
+        measured.streams.iter().min()?,
+        measured.streams.iter().max()?,
+    );
+    Some(Value::new(name, "", *least as f64 / *most as f64))
 }
 
 /// Of both proxies together.

@@ -172,7 +172,7 @@ const GOALS: &[Goal] = &[
     goal(
         "slowest of 8 flows of a tunnel, of the fastest",
         AtLeast(0.8),
-        |f| f.median("bulk_8_fairness", Ours),
+        |f| f.median("tunnel_fairness", Ours),
     ),
 ];
 

@@ -193,6 +193,7 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
             less("beside_strangers_p99_ratio", "of alone"),
             more("bulk_8_fairness", "slowest of 8 bulk flows, of the fastest"),
+            more("tunnel_fairness", "the same, all in one tunnel"),
         ],
     },
     Section {
