@@ -421,6 +421,7 @@ impl Shared {
         settings.max_window = settings
             .max_window
             .clamp(settings.initial_window, MAX_WINDOW);
+        settings.far_window = settings.far_window.min(MAX_WINDOW);
         settings.connection_window = settings.connection_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
         let now = Instant::now();
         Ok(Self {

@@ -6,6 +6,7 @@
 //! and everything that a turn of the loop has to say leaves in one write.
 
 mod control;
+mod distance;
 mod endpoint;
 mod event_loop;
 mod flow;

@@ -4,6 +4,7 @@
 use std::io::IoSlice;
 use std::mem;
 
+use super::distance;
 use super::endpoint::{Endpoint, Flows, Role, flood};
 use super::event_loop::Shared;
 use super::flow::{FlowKey, MAX_SLICES, is};
@@ -218,7 +219,14 @@ impl Endpoint {
             return;
         }
         let settings = &shared.settings;
-        let bounds = (settings.initial_window, settings.max_window);
+        let socket = self.socket.as_ref();
+        let most = |size| match socket {
+            Some(socket) if size >= settings.max_window => {
+                settings.window_over(distance::round_trip(socket))
+            }
+            _ => settings.max_window,
+        };
+        let bounds = (settings.initial_window, most);
         let budgets = [&mut self.growth, &mut shared.growth];
         // Never more than the window, so it fits.
         let n = u32::try_from(n).unwrap_or(u32::MAX);

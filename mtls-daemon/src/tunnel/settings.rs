@@ -13,6 +13,8 @@ pub struct Settings {
     pub initial_window: u32,
     /// What a stream's window may grow to while its application keeps up.
     pub max_window: u32,
+    /// The same where the round trip to the peer is long.
+    pub far_window: u32,
     /// How far all windows of one tunnel together may grow past their start.
     pub tunnel_growth: u64,
     /// How far all windows of this loop together may grow past their start:
@@ -35,7 +37,8 @@ impl Default for Settings {
         Self {
             max_streams: 1_000,
             initial_window: 64 << 10,
-            max_window: 16 << 20,
+            max_window: 4 << 20,
+            far_window: 16 << 20,
             tunnel_growth: 64 << 20,
             loop_growth: 256 << 20,
             connection_window: 32 << 20,

@@ -148,12 +148,13 @@ impl StreamWindow {
     }
 
     /// Counts `n` bytes as taken by the application, or as padding. `start`
-    /// and `most` are the settings; the budgets are the tunnel's and the loop's.
+    /// and `most`, which is told how large the window is, are its bounds; the
+    /// budgets are the tunnel's and the loop's.
     pub(super) fn deliver(
         &mut self,
         n: u32,
         now: Millis,
-        (start, most): (u32, u32),
+        (start, most): (u32, impl FnOnce(u32) -> u32),
         budgets: [&mut Growth; 2],
     ) -> Option<GiveBack> {
         self.owed += n;
@@ -165,8 +166,8 @@ impl StreamWindow {
         let took = now.wrapping_sub(self.since);
         let mut increment = self.owed;
         let mut denied = false;
-        if took <= GROW_WITHIN && self.size < most {
-            let more = self.size.min(most - self.size);
+        if took <= GROW_WITHIN {
+            let more = self.size.min(most(self.size).saturating_sub(self.size));
             let room = budgets.iter().all(|budget| budget.room(more));
             if room {
                 budgets.into_iter().for_each(|budget| budget.take(more));
@@ -238,7 +239,7 @@ mod tests {
             now += took;
             window.receive(n).unwrap();
             let [a, b] = &mut budgets;
-            window.deliver(n, now, (START, MOST), [a, b]).unwrap()
+            window.deliver(n, now, (START, |_| MOST), [a, b]).unwrap()
         };
         let first = deliver(&mut window, 10);
         assert_eq!(first.increment, START / 2 + START);
@@ -266,7 +267,7 @@ mod tests {
             window.receive(START / 2).unwrap();
             let budgets = [&mut small, &mut large];
             window
-                .deliver(START / 2, 1, (START, MOST), budgets)
+                .deliver(START / 2, 1, (START, |_| MOST), budgets)
                 .unwrap()
         };
         assert!(!deliver(&mut windows[0]).denied);
@@ -297,7 +298,7 @@ mod tests {
                 waits -= taken;
                 now += took;
                 let [a, b] = &mut budgets;
-                let back = window.deliver(taken, now, (START, MOST), [a, b]);
+                let back = window.deliver(taken, now, (START, |_| MOST), [a, b]);
                 prop_assert!(back.is_none_or(|back| back.increment > 0));
                 prop_assert_eq!(window.left + window.owed + waits, window.size);
                 prop_assert!((START..=MOST).contains(&window.size));
