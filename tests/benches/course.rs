@@ -15,8 +15,11 @@ use crate::candidates::{self, Candidate, Proxies, Sides};
 use crate::load::{Measured, Order};
 
 pub(crate) const PORT: u16 = 7000;
-/// The last number that an address of a pod may end in.
-const LAST_POD: u8 = 254;
+/// What addresses of pods may end in, besides those that a course numbers
+/// itself: enough for 250 workloads on a node with one candidate.
+fn free_numbers() -> impl Iterator<Item = u8> {
+    (3..=254).rev().filter(|number| !(10..13).contains(number))
+}
 /// What a client may take beyond its order.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -60,9 +63,8 @@ impl Change<'_> {
     pub(crate) fn with_others(a: &Node, b: &Node, count: u8) -> Result<Self> {
         let mut others = Vec::new();
         for node in [a, b] {
-            for nth in 0..count {
-                // From the end: pods of the course are numbered from 10 on.
-                others.push(node.pod_at(&format!("other-{}-{nth}", node.name()), LAST_POD - nth)?);
+            for number in free_numbers().take(count.into()) {
+                others.push(node.pod_at(&format!("other-{}-{number}", node.name()), number)?);
             }
         }
         Ok(Self { others, plan: None })
