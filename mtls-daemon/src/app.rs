@@ -25,6 +25,7 @@ use crate::facts::{Facts, Newest};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
 use crate::kernel::{self, Events, Kernel, KernelError};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::node::{InstallError, Node, Origin};
@@ -37,6 +38,8 @@ use crate::{admin, cgroup2};
 /// How often the node looks whether namespaces and hooks are still in place;
 /// most changes are told by the kernel at once.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// When memory that a burst has left is given back.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// What stops the daemon.
 #[derive(Debug, Error)]
@@ -134,7 +137,6 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     node.kernel.borrow_mut().attach()?;
     node.enter(Phase::Serving);
     node.metrics.config_loaded(node.clock.now());
-    give_back_memory();
     tracing::info!("serving");
 
     let outcome = serve(&node, events, ended).await;
@@ -151,12 +153,16 @@ async fn serve(node: &Node, mut events: Events, mut ended: Ended) -> Result<(), 
     let mut hangup = on(SignalKind::hangup())?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut memory = Memory::give_back();
+    let mut tidy = interval(TIDY_EVERY);
+    tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => node.reload(),
             _ = look.tick() => node.look(),
+            _ = tidy.tick() => memory.look(),
             event = events.next() => node.heed(&event),
             Some(error) = ended.recv() => return Err(AppError::WorkerEnded(error)),
         }
@@ -224,17 +230,6 @@ fn tunnel_settings(config: &Config, workers: usize) -> tunnel::Settings {
         ping_after: limits.ping_interval,
         ping_timeout: limits.ping_timeout,
         ..defaults
-    }
-}
-
-/// Reading the kernel's types and loading programs takes 20 MB, once, in pieces
-/// between which glibc keeps all of it.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "a call into the C library")]
-    // SAFETY: it takes no pointer, and locks what it works on.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod addr;
 pub mod cgroup2;
 pub mod clock;
 pub mod heartbeat;
+pub mod memory;
 pub mod metrics;
 pub mod netns;
 pub mod reason;

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
-use nix::unistd::{SysconfVar, sysconf};
 
 use super::families;
 use super::sheet::Sheet;
+use crate::memory;
 
 /// File descriptors in use, and the most there may be.
 pub fn descriptors() -> Option<(u64, u64)> {
@@ -29,7 +29,7 @@ pub(super) fn render(sheet: &mut Sheet) {
         sheet.count(families::PROCESS_OPEN_FDS, &[], used);
         sheet.count(families::PROCESS_MAX_FDS, &[], most);
     }
-    if let Some(bytes) = resident() {
+    if let Some(bytes) = memory::resident() {
         sheet.count(families::PROCESS_RESIDENT, &[], bytes);
     }
     if let Some(threads) = threads() {
@@ -41,13 +41,6 @@ pub(super) fn render(sheet: &mut Sheet) {
         let cpu = seconds(usage.user_time()) + seconds(usage.system_time());
         sheet.number(families::PROCESS_CPU, &[], cpu);
     }
-}
-
-fn resident() -> Option<u64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page).ok()?)
 }
 
 fn threads() -> Option<u64> {
