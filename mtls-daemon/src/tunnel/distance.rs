@@ -25,6 +25,7 @@ impl Settings {
 /// The kernel's smoothed estimate; nothing if it has none.
 pub(super) fn round_trip(socket: &TcpStream) -> Duration {
     #[expect(unsafe_code, reason = "no library has this option")]
+    #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
     // SAFETY: the structure is plain numbers, for which zero is a value, and
     // the kernel writes no more than its length.
     let info = unsafe {
