@@ -56,6 +56,7 @@ mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
 mod nameless;
 mod peer_unreachable;
+mod secrets;
 mod spire;
 mod spire_refuses;
 mod vault;
