@@ -1,10 +1,14 @@
-//! Certificates from files, and short-lived ones that are renewed under an
-//! open connection.
+//! Certificates from files that openssl made as the documentation says, and
+//! short-lived ones that are renewed under an open connection.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use mtls_tests::deadline::Stopwatch;
-use mtls_tests::mesh::{Ca, Position};
+use mtls_tests::error::{Doing, Error};
+use mtls_tests::mesh::{Leaf, Position};
 use mtls_tests::script::{Connect, Step};
 use mtls_tests::{Family, Mesh, Pair, Plan, Result, ensure, ensure_eq, play, two_nodes};
 
@@ -13,11 +17,25 @@ fn certificates_from_files() -> Result {
     play("certificates-from-files", |scene| {
         let (a, b) = two_nodes(scene)?;
         let (client, server) = (a.pod("client")?, b.pod("server")?);
-        let ca = Ca::create(scene.dir(), "files", "example.org")?;
+        let (root, leaf) = commands()?;
+        openssl(scene.dir(), root)?;
         let mut plan = Plan::of([&client, &server]);
-        for pod in [&client, &server] {
-            let leaf = ca.leaf(pod.name(), &ca.identity(pod.name()))?;
-            plan = leaf.of_workload(pod, plan);
+        for (pod, key) in [(&client, P_256), (&server, "rsa:2048")] {
+            let folder = scene.dir().join(pod.name());
+            fs::create_dir(&folder).doing(|| format!("making {}", folder.display()))?;
+            for file in ["root.crt", "root.key"] {
+                let from = scene.dir().join(file);
+                fs::copy(from, folder.join(file)).doing(|| format!("copying {file}"))?;
+            }
+            let identity = format!("spiffe://example.org/{}", pod.name());
+            let leaf = leaf.replace(DOCUMENTED, &identity).replace(P_256, key);
+            openssl(&folder, &leaf)?;
+            let files = Leaf {
+                certificate: folder.join("tls.crt"),
+                key: folder.join("tls.key"),
+                bundle: folder.join("ca.crt"),
+            };
+            plan = files.of_workload(pod, plan);
         }
         let mut mesh = Mesh::prepare(plan, Position::Below)?;
         mesh.start_all()?;
@@ -29,6 +47,36 @@ fn certificates_from_files() -> Result {
             listening.ended_well(1)?;
         }
         mesh.wire()?.ensure_only_tls()
+    })
+}
+
+/// In the commands of the documentation.
+const DOCUMENTED: &str = "spiffe://example.org/ns/shop/sa/web";
+const P_256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
+
+/// Those that make a root, and those that make a workload's certificate.
+fn commands() -> Result<(&'static str, &'static str)> {
+    let page = include_str!("../../docs/identity.md");
+    let blocks = page.split("```sh\n").skip(1);
+    let blocks: Vec<&str> = blocks
+        .filter_map(|rest| Some(rest.split_once("```")?.0))
+        .collect();
+    match blocks.as_slice() {
+        [root, .., leaf] if leaf.contains(DOCUMENTED) && leaf.contains(P_256) => Ok((root, leaf)),
+        _ => Err(Error::Unexpected(
+            "docs/identity.md has other commands".into(),
+        )),
+    }
+}
+
+fn openssl(folder: &Path, script: &str) -> Result {
+    let ran = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(folder)
+        .output()
+        .doing(|| "running sh with openssl")?;
+    ensure(ran.status.success(), || {
+        format!("{script}\n{}", String::from_utf8_lossy(&ran.stderr))
     })
 }
 

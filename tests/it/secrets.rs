@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 #[test]
 fn secrets() -> Result {
     play("secrets", |scene| {
-        let mut pair = Pair::start_as(scene, |plan, _, _| plan.set("log", "level", "\"trace\""))?;
+        let mut pair = Pair::start_as(scene, |plan, _, _| plan.set("log", "filter", "\"trace\""))?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
         let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
         let ended = pair
@@ -22,7 +22,8 @@ fn secrets() -> Result {
             .connect(pair.server.at(Family::V4, 8080), hello)?;
         ensure(ended.is_well(), || format!("{ended:?}"))?;
 
-        let key = fs::read_to_string(&pair.mesh.ca().key).doing(|| "reading the authority's key")?;
+        let key =
+            fs::read_to_string(&pair.mesh.ca().key).doing(|| "reading the authority's key")?;
         let daemon = pair.clients_daemon()?;
         daemon.wait_for_log("the warning that the key lies here", |event| {
             let message = event["message"].as_str().unwrap_or_default();
@@ -35,9 +36,10 @@ fn secrets() -> Result {
         }
         let secret = key.lines().filter(|line| !line.starts_with('-'));
         for line in secret {
-            ensure(said.iter().all(|text| !text.contains(line)), || {
-                "a line of the authority's key is told"
-            })?;
+            ensure(
+                said.iter().all(|text| !text.contains(line)),
+                || "a line of the authority's key is told",
+            )?;
         }
         let is_key = |text: &String| text.contains("PRIVATE KEY");
         ensure(!said.iter().any(is_key), || "a private key is told")?;
