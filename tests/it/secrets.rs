@@ -59,9 +59,14 @@ fn secrets() -> Result {
             .status()
             .doing(|| "running prlimit")?;
         ensure(raised.success(), || format!("prlimit: {raised}"))?;
+        let folder = fs::read_link(format!("/proc/{pid}/cwd")).doing(|| "asking where it runs")?;
         process.signal(Signal::SIGABRT)?;
         let ended = process.wait(Deadline::default())?;
         ensure_eq(ended.signal(), Some(Signal::SIGABRT as i32), "its end")?;
+        if ended.core_dumped() {
+            // Where the kernel puts it, unless somebody else collects them.
+            let _ = fs::remove_file(folder.join("core"));
+        }
         ensure(!ended.core_dumped(), || "a daemon's memory was dumped")?;
         pair.ensure_nothing_in_clear().map(drop)
     })
