@@ -1,6 +1,11 @@
 //! Who gets which identity and which bundles.
 
-use mtls_daemon::identity::{IdentityStore, Timings};
+use std::time::Duration;
+
+use mtls_daemon::identity::{
+    IdentityStore, Presenter, Revocations, Terms, Timings, TrustBundles, verify_peer,
+};
+use mtls_daemon::reason::Reason;
 
 use crate::folder::Folder;
 use crate::node::{
@@ -84,7 +89,7 @@ async fn bundles_of_other_trust_domains() {
     node.folder.write("theirs.pem", "nothing");
     let mut waited = 0;
     while node.store.federation().failures.is_empty() {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         waited += 1;
         assert!(waited < 60);
     }
@@ -177,6 +182,32 @@ async fn a_guest_knows_the_nodes_roots() {
         generation(&web, "other.test").is_none(),
         "a guest's roots are the guest's alone"
     );
+}
+
+/// The authority of one workload's source is none for the peers of another,
+/// also where both are of one trust domain.
+#[tokio::test(start_paused = true)]
+async fn the_authority_of_another_source_vouches_for_nobody() {
+    let (folder, others) = (Folder::new(), Folder::new());
+    let (ours, theirs) = (Ca::root("ours"), Ca::root("theirs"));
+    write_ca(&folder, &ours, &[&ours]);
+    write_files(&others, &theirs.leaf(DB), &theirs);
+    let node = Node::with_disk_ca(folder, HOUR);
+    let mut db = node.enrol_from("db", DB, Some(files_in(&others)));
+    let (web, db) = (node.enrol("web", WEB).ready().await, db.ready().await);
+    let leaf = theirs.leaf(DB);
+    let judged = |bundles: &TrustBundles| {
+        let terms = Terms {
+            bundles,
+            revocations: Revocations::none(),
+            now: node.clock.now(),
+            skew: Duration::ZERO,
+        };
+        verify_peer(&leaf.chain, Presenter::Server, &terms)
+    };
+    let refused = judged(&web.bundles).unwrap_err();
+    assert_eq!(refused.reason(), Reason::UnknownIssuer);
+    assert!(judged(&db.bundles).is_ok());
 }
 
 #[test]
