@@ -18,7 +18,7 @@ use crate::flow::{Flow, Flows};
 use crate::handshake::{self, counted};
 use crate::identity::Presenter;
 use crate::kernel::Handoff;
-use crate::listener::Pass;
+use crate::listener::{BATCH, Pass};
 use crate::metrics::{Direction, Limit, ThreadMetrics};
 use crate::policy;
 use crate::reason::Reason;
@@ -124,9 +124,14 @@ impl Inbound {
         peer: Rc<Peer>,
         workload: Arc<Workload>,
     ) {
+        let mut begun = 0_u32;
         while let Some(request) = incoming.next().await {
             let (inbound, peer) = (Rc::clone(&self), Rc::clone(&peer));
             spawn_local(inbound.deliver(request, peer, Arc::clone(&workload)));
+            begun = begun.wrapping_add(1);
+            if begun.is_multiple_of(BATCH) {
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -9,35 +9,40 @@ use std::fs;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Grown by less, it is not worth a look at every heap.
+/// Less is not worth a walk through every heap.
 const SLACK: u64 = 2 << 20;
 
 /// The process's memory, as far as it was looked after.
 #[derive(Debug)]
 pub struct Memory {
-    /// Bytes that were resident when it was last given back.
-    resident: u64,
+    /// The fewest bytes that were resident when some had been given back.
+    least: u64,
 }
 
 impl Memory {
     /// Gives back now.
     pub fn give_back() -> Self {
-        #[cfg(target_env = "gnu")]
-        #[expect(unsafe_code, reason = "a call into the C library")]
-        // SAFETY: it takes no pointer, and locks what it works on.
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        trim();
         Self {
-            resident: resident().unwrap_or(u64::MAX),
+            least: resident().unwrap_or(u64::MAX),
         }
     }
 
-    /// Gives back if much has come since.
+    /// Gives back if there may be something. What was in use at the last look
+    /// may be free by now, without a change of the figure.
     pub fn look(&mut self) {
-        if resident().is_some_and(|now| now > self.resident.saturating_add(SLACK)) {
-            *self = Self::give_back();
+        if resident().is_some_and(|now| now > self.least.saturating_add(SLACK)) {
+            self.least = self.least.min(Self::give_back().least);
         }
+    }
+}
+
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "a call into the C library")]
+    // SAFETY: it takes no pointer, and locks what it works on.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

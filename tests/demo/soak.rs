@@ -138,9 +138,9 @@ impl Story {
             .collect::<Result<_>>()?;
         self.worked += clock.elapsed();
         if self.cycles > 1 {
-            for now in &self.last {
+            for (daemon, now) in stage.mesh.daemons().iter().zip(&mut self.last) {
                 match self.rested.iter().find(|then| then.node == now.node) {
-                    Some(then) => now.ensure_no_growth_since(then)?,
+                    Some(then) => now.come_down_to(then, daemon)?,
                     None => self.rested.push(now.clone()),
                 }
             }
@@ -300,6 +300,23 @@ impl Figures {
             notes: metrics.count("mtls_bpf_map_entries", &[("map", "original_dst")]),
             renewals: renewals("ok"),
         })
+    }
+
+    /// Daemons look every ten seconds for memory that they can give back.
+    fn come_down_to(&mut self, then: &Self, daemon: &Daemon) -> Result {
+        let settled = |now: &Self| now.ensure_no_growth_since(then).is_ok().then_some(());
+        if settled(self).is_some() {
+            return Ok(());
+        }
+        let _in_time = wait_for(
+            Deadline::after(Duration::from_secs(25)),
+            || "less memory",
+            || {
+                *self = Self::of(daemon)?;
+                Ok(settled(self))
+            },
+        );
+        self.ensure_no_growth_since(then)
     }
 
     /// Memory may breathe by a tenth; the rest is as it was.
