@@ -95,7 +95,6 @@ fn crash(stage: &mut Stage, node: &Node, screen: &mut Screen) -> Result {
                 Ok(output.status.success().then_some(()))
             },
         )?;
-        // The next cycle's capture is to see every tunnel from its first byte on.
         for daemon in stage.mesh.daemons() {
             Figures::of(daemon)?;
         }
@@ -123,6 +122,7 @@ struct Story {
 impl Story {
     fn live_through_a_cycle(&mut self, stage: &mut Stage) -> Result<String> {
         let clock = Stopwatch::start();
+        until_the_wire_rests(stage)?;
         let wire = stage.a.capture_wire()?;
         work(stage)?;
         let report = wire.finish()?;
@@ -231,6 +231,23 @@ fn command_says(program: &str, words: &[&str]) -> Result<String> {
         .output()
         .doing(|| format!("running {program}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A capture is to see every tunnel from its first byte on, and nothing of one
+/// whose end still says goodbye when its daemon has forgotten it.
+fn until_the_wire_rests(stage: &Stage) -> Result {
+    for pod in [&stage.frontend, &stage.jobs, &stage.web, &stage.store] {
+        wait_for(
+            Deadline::default(),
+            || format!("the last tunnel of {} to be closed", pod.name()),
+            || {
+                let sockets = pod.netns().sockets()?;
+                let open = |s: &mtls_tests::netns::Socket| !s.listens && !s.local.is_loopback();
+                Ok((!sockets.iter().any(open)).then_some(()))
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// Everybody at once; the first failure is the story's.
