@@ -254,6 +254,43 @@ async fn another_expected_identity_is_another_tunnel_and_is_refused() {
     .await;
 }
 
+/// Everything else being equal: the namespace, the peer, the roots.
+#[tokio::test]
+async fn no_connection_rides_a_tunnel_of_another_identity_or_address() {
+    on_a_worker(async || {
+        let ca = Ca::root("root");
+        let stage = Stage::set(&ca, 1000).await;
+        let bundles = stage.identity.borrow().bundles.clone();
+        let other = "spiffe://example.org/ns/default/sa/other";
+        let (_sender, other_identity) = watch::channel(WorkloadIdentity {
+            id: id(other),
+            svid: Some(ca.leaf(other).svid(other, &bundles)),
+            bundles,
+            ..identity(&ca, 50)
+        });
+        let like_web = |id, address: &str, identity| {
+            Arc::new(Workload {
+                name: "other".into(),
+                id,
+                addresses: vec![address.parse().unwrap()],
+                netns: Netns::host().unwrap(),
+                identity,
+                connections: 0.into(),
+            })
+        };
+        let elsewhere = like_web(id(WEB), "127.0.0.2", stage.web.identity.clone());
+        let somebody = like_web(id(other), "127.0.0.1", other_identity);
+        for (handshakes, workload) in [(1, &stage.web), (2, &elsewhere), (3, &somebody)] {
+            for how in [Acquire::Miss, Acquire::Hit] {
+                let tunnel = stage.pool.checkout(workload, &stage.db).await.unwrap();
+                assert_eq!(tunnel.acquired, how, "{}", workload.id);
+            }
+            stage.ensure_handshakes(handshakes).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_a_certificate_nothing_is_dialled() {
     on_a_worker(async || {
