@@ -30,8 +30,9 @@ pub async fn dial(
     limit: Duration,
 ) -> Result<Dialled, Refused> {
     let (app, client) = (permit.app(), permit.client());
-    let mut taken = None;
-    for from in sources(app, client) {
+    let (mut attempt, mut taken) = (0, None);
+    while let Some(from) = source(app, client, attempt) {
+        attempt += 1;
         let (socket, from) = match bound(netns, from) {
             Ok(bound) => bound,
             Err(error) if is_taken(&error) => {
@@ -81,7 +82,7 @@ fn is_taken(error: &io::Error) -> bool {
     )
 }
 
-/// Where to dial from, in the order to try.
+/// Where to dial from, at the `nth` attempt.
 ///
 /// The address lies in the daemon's own loopback range, which is how the
 /// kernel's hooks tell this connection from others; the port is the client's
@@ -89,21 +90,20 @@ fn is_taken(error: &io::Error) -> bool {
 /// one loopback address for all clients: two connections of one client port to
 /// an application, through its service and directly, or two clients' with the
 /// same port, need another port.
-fn sources(app: SocketAddr, client: ClientAddr) -> impl Iterator<Item = SocketAddr> {
-    const ADDRESSES: u16 = 4;
-    const OTHER_PORTS: usize = 4;
+fn source(app: SocketAddr, client: ClientAddr, nth: u16) -> Option<SocketAddr> {
+    const OTHER_PORTS: u16 = 4;
     let (ip, port) = (client.0.ip(), client.0.port());
-    let of = move |attempt, port| {
-        let source = match app.ip() {
-            IpAddr::V4(_) => IpAddr::V4(dial_address(ip, attempt)),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        };
-        SocketAddr::new(source, port)
+    let own_ports = if app.is_ipv4() { 4 } else { 1 };
+    let (address, port) = match nth {
+        n if n < own_ports => (n, port),
+        n if n < own_ports + OTHER_PORTS => (0, 0),
+        _ => return None,
     };
-    let addresses = if app.is_ipv4() { ADDRESSES } else { 1 };
-    (0..addresses)
-        .map(move |attempt| of(attempt, port))
-        .chain(std::iter::repeat_n(of(0, 0), OTHER_PORTS))
+    let address = match app.ip() {
+        IpAddr::V4(_) => IpAddr::V4(dial_address(ip, address)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    Some(SocketAddr::new(address, port))
 }
 
 /// Connects, mostly without waiting: on loopback the handshake is over, one
@@ -159,7 +159,8 @@ mod tests {
 
     fn tried(app: &str) -> Vec<SocketAddr> {
         let client = ClientAddr("10.0.1.4:41022".parse().unwrap());
-        sources(app.parse().unwrap(), client).collect()
+        let app = app.parse().unwrap();
+        (0..).map_while(|nth| source(app, client, nth)).collect()
     }
 
     #[test]
