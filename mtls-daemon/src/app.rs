@@ -25,6 +25,7 @@ use crate::facts::{Facts, Newest};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
 use crate::kernel::{self, Events, Kernel, KernelError};
+use crate::kubernetes::{self, KubernetesError, Snapshot};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::netns::Netns;
@@ -41,6 +42,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// When memory that a burst has left is given back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
+/// So long the start waits for the cluster; enforcement does not end meanwhile.
+const FIRST_NEWS: Duration = Duration::from_secs(5);
+
+/// Addresses that wait for somebody to ask the cluster about them.
+const QUESTIONS: usize = 1024;
+
 /// What stops the daemon.
 #[derive(Debug, Error)]
 pub enum AppError {
@@ -52,6 +59,8 @@ pub enum AppError {
     Admin(#[from] admin::AdminError),
     #[error("{0}")]
     Cgroup2(#[from] Cgroup2Error),
+    #[error("{0}")]
+    Kubernetes(#[from] KubernetesError),
     #[error("starting a thread's runtime")]
     Runtime(#[source] io::Error),
     #[error("starting a worker")]
@@ -91,7 +100,12 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         tunnel_port: config.network.tunnel_port,
     })?;
     let events = kernel.events()?;
-    let (facts, newest) = watch::channel(Arc::new(Facts::from_config(&config)));
+    let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));
+    let (ask, questions) = mpsc::channel(QUESTIONS);
+    let mut cluster = match &config.kubernetes {
+        Some(cluster) => Some(kubernetes::start(cluster, &config, questions).await?),
+        None => None,
+    };
     let (report, ended) = mpsc::unbounded_channel();
     let parts = Parts {
         metrics: &metrics,
@@ -104,11 +118,12 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         skew: config.identity.clock_skew,
         revocations: identities.revocations(),
     };
-    let workers = parts.workers(&config, &Newest::new(newest), &judging, &kernel)?;
+    let workers = parts.workers(&config, &Newest::new(newest, ask), &judging, &kernel)?;
     let listen = (config.admin.socket.clone(), config.metrics.listen);
 
     let node = Rc::new(Node {
         config: RefCell::new(Arc::new(config.clone())),
+        cluster: RefCell::default(),
         origin: Origin {
             path,
             started: clock.now(),
@@ -131,6 +146,12 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         phase: RefCell::new(Phase::Starting),
     });
     admin::serve(Rc::clone(&node), metrics, heartbeats, listen).await?;
+    if let Some(cluster) = &mut cluster {
+        // Pods that run already had better be known before the hooks are.
+        let known = cluster.wait_for(|snapshot| snapshot.is_whole);
+        let _ = timeout(FIRST_NEWS, known).await;
+        (node.cluster).replace(Some(Arc::clone(&cluster.borrow_and_update())));
+    }
     node.install(config)?;
     // Last: from here on enrolled connections come to us, and all that they
     // meet is in place.
@@ -139,14 +160,19 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     node.metrics.config_loaded(node.clock.now());
     tracing::info!("serving");
 
-    let outcome = serve(&node, events, ended).await;
+    let outcome = serve(&node, events, cluster, ended).await;
     let limit = node.config.borrow().limits.drain;
     drain(&node, limit).await;
     outcome
 }
 
 /// Keep the node in order until a signal ends it.
-async fn serve(node: &Node, mut events: Events, mut ended: Ended) -> Result<(), AppError> {
+async fn serve(
+    node: &Node,
+    mut events: Events,
+    mut cluster: Option<watch::Receiver<Arc<Snapshot>>>,
+    mut ended: Ended,
+) -> Result<(), AppError> {
     let on = |kind| signal(kind).map_err(AppError::Signals);
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
@@ -164,9 +190,20 @@ async fn serve(node: &Node, mut events: Events, mut ended: Ended) -> Result<(), 
             _ = look.tick() => node.look(),
             _ = tidy.tick() => memory.look(),
             event = events.next() => node.heed(&event),
+            snapshot = news_of(&mut cluster) => node.follow_cluster(snapshot),
             Some(error) = ended.recv() => return Err(AppError::WorkerEnded(error)),
         }
     }
+}
+
+/// Never returns where there is no cluster.
+async fn news_of(cluster: &mut Option<watch::Receiver<Arc<Snapshot>>>) -> Arc<Snapshot> {
+    if let Some(cluster) = cluster
+        && cluster.changed().await.is_ok()
+    {
+        return Arc::clone(&cluster.borrow_and_update());
+    }
+    std::future::pending().await
 }
 
 /// Let what is open end by itself, for a while; then reset it.

@@ -1,12 +1,17 @@
-//! What the operator wrote, as the workers see it: one immutable snapshot,
-//! replaced whole when the configuration is read again.
+//! What the operator wrote and what the cluster says, as the workers see it:
+//! one immutable snapshot, replaced whole when either changes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::addr::OriginalDst;
 use crate::config::{Config, ForeignPastExpiry, Limits};
-use crate::directory::Directory;
+use crate::directory::{Cluster, Destination, Directory};
+use crate::spiffe::SpiffeId;
 
 #[derive(Debug)]
 pub struct Facts {
@@ -19,9 +24,9 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn from_config(config: &Config) -> Self {
+    pub fn new(config: &Config, cluster: Arc<Cluster>) -> Self {
         Self {
-            directory: Directory::from_config(config),
+            directory: Directory::new(config, cluster),
             limits: config.limits.clone(),
             foreign_past_expiry: config.identity.foreign_past_expiry,
             tunnel_port: config.network.tunnel_port,
@@ -32,14 +37,195 @@ impl Facts {
 
 /// The newest facts; cheap to read, once a connection.
 #[derive(Clone, Debug)]
-pub struct Newest(watch::Receiver<Arc<Facts>>);
+pub struct Newest {
+    facts: watch::Receiver<Arc<Facts>>,
+    /// To whoever asks the cluster about an address; the answer is among the
+    /// facts.
+    questions: mpsc::Sender<IpAddr>,
+}
+
+/// A connection waits this long for the cluster to say who is at an address.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A client's pod may be younger than what the API server knows of it.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Newest {
-    pub fn new(facts: watch::Receiver<Arc<Facts>>) -> Self {
-        Self(facts)
+    pub fn new(facts: watch::Receiver<Arc<Facts>>, questions: mpsc::Sender<IpAddr>) -> Self {
+        Self { facts, questions }
     }
 
     pub fn get(&self) -> Arc<Facts> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.facts.borrow())
+    }
+
+    /// The facts, with all that can be known of a destination: if nobody is
+    /// known there, the cluster is asked first.
+    pub async fn about(&self, dst: OriginalDst) -> Arc<Facts> {
+        let facts = self.get();
+        let now = Instant::now();
+        let questions = facts.directory.questions(dst, now);
+        if questions.is_empty() {
+            return facts;
+        }
+        questions.iter().for_each(|address| self.ask(*address));
+        let is_known = |facts: &Facts| {
+            let directory = &facts.directory;
+            let mut addresses = questions.iter();
+            directory.find(dst) != Destination::Unknown
+                || addresses.all(|address| directory.is_answered(*address, now))
+        };
+        let mut changes = self.facts.clone();
+        let known = changes.wait_for(|facts| is_known(facts));
+        // Without an answer the facts are what they were.
+        let _ = timeout(PATIENCE, known).await;
+        self.get()
+    }
+
+    /// Whether `id` is at `address`. Where somebody else is known, or nobody,
+    /// the cluster is asked, and given a while to learn of a new pod.
+    pub async fn confirm(&self, id: &SpiffeId, address: IpAddr) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut changes = self.facts.clone();
+        loop {
+            let facts = Arc::clone(&changes.borrow_and_update());
+            let directory = &facts.directory;
+            if directory.is_at(id, address) {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline || !directory.may_learn(address) {
+                return false;
+            }
+            self.ask(address);
+            // Changes of other facts, and no answer at all, end here, too.
+            let again = deadline.min(now + ASK_AGAIN);
+            let is_there = |facts: &Arc<Facts>| facts.directory.is_at(id, address);
+            let _ = timeout_at(again, changes.wait_for(is_there)).await;
+        }
+    }
+
+    /// With too many questions under way one is lost, and asked again or
+    /// refused for want of an answer.
+    fn ask(&self, address: IpAddr) {
+        let _ = self.questions.try_send(address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Seen;
+
+    const NODE: &str = r#"
+version = 1
+[identity]
+trust_domain = "example.org"
+[identity.disk-ca]
+certificate = "/ca.pem"
+key = "/ca-key.pem"
+[kubernetes]
+"#;
+
+    type Publish = watch::Sender<Arc<Facts>>;
+
+    /// With who is known at 10.0.1.4, if anybody was asked about it.
+    fn facts(known: Option<Option<SpiffeId>>) -> Arc<Facts> {
+        let config = crate::config::parse("x", NODE).unwrap();
+        let mut cluster = Cluster {
+            answers: true,
+            networks: vec!["10.0.0.0/16".parse().unwrap()],
+            ..Cluster::default()
+        };
+        if let Some(id) = known {
+            let asked = Some(Instant::now());
+            cluster.pods.insert(address(), Seen { id, asked });
+        }
+        Arc::new(Facts::new(&config, Arc::new(cluster)))
+    }
+
+    fn cast() -> (Newest, Publish, mpsc::Receiver<IpAddr>) {
+        let (publish, facts) = watch::channel(facts(None));
+        let (ask, questions) = mpsc::channel(8);
+        (Newest::new(facts, ask), publish, questions)
+    }
+
+    fn address() -> IpAddr {
+        "10.0.1.4".parse().unwrap()
+    }
+
+    fn dst() -> OriginalDst {
+        OriginalDst("10.0.1.4:80".parse().unwrap())
+    }
+
+    fn web() -> SpiffeId {
+        "spiffe://example.org/web".parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_known_is_asked_for_and_awaited() {
+        let (newest, publish, mut questions) = cast();
+        let answer = async {
+            assert_eq!(questions.recv().await, Some(address()));
+            publish.send_replace(facts(Some(Some(web()))));
+        };
+        let (facts, ()) = tokio::join!(newest.about(dst()), answer);
+        assert!(matches!(
+            facts.directory.find(dst()),
+            Destination::Workload(_)
+        ));
+        let began = Instant::now();
+        newest.about(dst()).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "it is known now");
+        assert!(questions.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_an_answer_and_silence_ends() {
+        let (newest, publish, mut questions) = cast();
+        let began = Instant::now();
+        let answer = async {
+            questions.recv().await;
+            publish.send_replace(facts(Some(None)));
+        };
+        tokio::join!(newest.about(dst()), answer);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let began = Instant::now();
+        let facts = newest.about(dst()).await;
+        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(facts.directory.find(dst()), Destination::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clients_pod_may_become_known_a_moment_late() {
+        let (newest, publish, mut questions) = cast();
+        let id = web();
+        let answers = async {
+            // Somebody else was there, then nobody, then it is.
+            for said in [
+                Some("spiffe://example.org/db".parse().unwrap()),
+                None,
+                Some(web()),
+            ] {
+                questions.recv().await;
+                publish.send_replace(facts(Some(said)));
+            }
+        };
+        let (is_there, ()) = tokio::join!(newest.confirm(&id, address()), answers);
+        assert!(is_there);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_else_stays_somebody_else() {
+        let (newest, publish, _questions) = cast();
+        let other = Some("spiffe://example.org/db".parse().unwrap());
+        publish.send_replace(facts(Some(other)));
+        let began = Instant::now();
+        assert!(!newest.confirm(&web(), address()).await);
+        assert_eq!(began.elapsed(), PATIENCE);
+        // Where the cluster has nothing to say, nobody waits.
+        let outside = "192.0.2.1".parse().unwrap();
+        assert!(!newest.confirm(&web(), outside).await);
+        assert_eq!(began.elapsed(), PATIENCE);
     }
 }

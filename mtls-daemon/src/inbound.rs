@@ -93,7 +93,7 @@ impl Inbound {
         let handshake = tls::accept(socket, tls.server(), facts.limits.handshake).await;
         let handshaken = counted(handshake, Direction::Inbound, &self.metrics)?;
         let id = handshaken.peer.id.clone();
-        if !facts.directory.is_at(&id, source.ip()) {
+        if !self.facts.confirm(&id, source.ip()).await {
             let what = format!("{id} is not known at {}", source.ip());
             return Err(Refused::new(Reason::IdentityNotAtAddress, what));
         }

@@ -26,6 +26,7 @@ pub mod config;
 pub mod directory;
 pub mod facts;
 pub mod identity;
+pub mod kubernetes;
 pub mod locate;
 pub mod policy;
 pub mod workload;

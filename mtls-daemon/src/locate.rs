@@ -1,6 +1,9 @@
 //! Finding a workload's network namespace from what the configuration says.
 
+mod kubepods;
+
 use std::io;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -14,6 +17,8 @@ pub enum LocateError {
     Absent(PathBuf),
     #[error("no process runs in {0} yet")]
     Empty(PathBuf),
+    #[error("no cgroup of the pod {0} below {1} yet")]
+    NoPod(String, PathBuf),
     #[error("no cgroup of the unit {0} below {1}: is the unit started?")]
     NoUnit(String, PathBuf),
     #[error("reading {0}")]
@@ -43,7 +48,49 @@ pub fn locate(place: &Place, cgroup2: &Path) -> Result<Located, LocateError> {
                 .ok_or_else(|| LocateError::NoUnit(unit.clone(), cgroup2.to_owned()))?;
             in_cgroup(path)
         }
+        Place::Pod(uid) => {
+            let path = kubepods::find(uid, cgroup2)
+                .ok_or_else(|| LocateError::NoPod(uid.clone(), cgroup2.to_owned()))?;
+            in_pod(path)
+        }
     }
+}
+
+/// Find a pod again where it was found before: its UID is given to no other.
+pub fn locate_again(pod: &Path) -> Result<Located, LocateError> {
+    in_pod(pod.to_owned())
+}
+
+/// A pod's oldest container is its sandbox, to which its network namespace
+/// belongs; the kernel numbers cgroups in the order in which they are made.
+fn in_pod(pod: PathBuf) -> Result<Located, LocateError> {
+    let folder = match std::fs::read_dir(&pod) {
+        Ok(folder) => folder.flatten(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(LocateError::Absent(pod));
+        }
+        Err(error) => return Err(LocateError::Read(pod, error)),
+    };
+    let mut containers: Vec<(u64, PathBuf)> = folder
+        .filter(|entry| kubepods::is_container(&entry.file_name().to_string_lossy()))
+        .map(|entry| (entry.ino(), entry.path()))
+        .filter(|(_, path)| path.is_dir())
+        .collect();
+    containers.sort_unstable();
+    for (_, container) in containers {
+        match first_process(&container) {
+            Ok(Some(pid)) => {
+                return Ok(Located {
+                    netns: PathBuf::from(format!("/proc/{pid}/ns/net")),
+                    cgroup: Some(pod),
+                });
+            }
+            // It has just ended; the next one shares its namespace.
+            Ok(None) | Err(LocateError::Absent(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(LocateError::Empty(pod))
 }
 
 fn in_cgroup(cgroup: PathBuf) -> Result<Located, LocateError> {

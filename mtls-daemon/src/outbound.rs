@@ -112,7 +112,7 @@ impl Outbound {
         dst: OriginalDst,
         flow: &mut Flow,
     ) -> Result<Stream, Refused> {
-        let route = policy::route(&self.facts.get().directory, dst)?;
+        let route = policy::route(&self.facts.about(dst).await.directory, dst)?;
         let mut refused = Refused::from(Reason::NoHealthyEndpoint);
         for endpoint in self.health.in_turn(&route.endpoints).take(ATTEMPTS) {
             flow.peer = Some(endpoint.id.clone());

@@ -54,6 +54,7 @@ mod daemon_restarted_under_load;
 mod drain;
 mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
+mod kubernetes;
 mod nameless;
 mod peer_unreachable;
 mod secrets;

@@ -30,6 +30,7 @@ pub mod capture;
 // The daemons, and real applications.
 pub mod apps;
 pub mod authorities;
+pub mod cluster;
 pub mod mesh;
 pub mod pair;
 

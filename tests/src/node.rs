@@ -132,6 +132,21 @@ impl Node {
         self.host(family, 1)
     }
 
+    /// Its address on the wire to the other node.
+    pub fn wire_address(&self, family: Family) -> IpAddr {
+        let number = self.0.number;
+        match family {
+            Family::V4 => Ipv4Addr::new(10, 99, 0, number).into(),
+            Family::V6 => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into()).into(),
+        }
+    }
+
+    /// The networks that its pods have their addresses from.
+    pub fn pod_networks(&self) -> [String; 2] {
+        let number = self.0.number;
+        [format!("10.0.{number}.0/24"), format!("fd00:{number}::/64")]
+    }
+
     pub(crate) fn host(&self, family: Family, number: u8) -> IpAddr {
         let node = self.0.number;
         match family {
@@ -156,6 +171,12 @@ impl Node {
     /// is gone.
     pub fn pod_at(&self, name: &str, number: u8) -> Result<Pod> {
         Pod::create(self, name, number, &self.0.pods)
+    }
+
+    /// A pod whose cgroup lies where its kubelet would have put it.
+    pub(crate) fn pod_below(&self, name: &str, parent: &Cgroup) -> Result<Pod> {
+        let number = self.next_number()?;
+        Pod::create(self, name, number, parent)
     }
 
     fn next_number(&self) -> Result<u8> {

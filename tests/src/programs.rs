@@ -53,8 +53,18 @@ pub fn openbao() -> Result<PathBuf> {
     component("openbao", "MTLS_TEST_OPENBAO", "openbao")
 }
 
-/// A program that `cargo xtask setup authorities` built: in the folder that
-/// `variable` names, or else the newest in the cache.
+/// The store of a cluster's API server.
+pub fn etcd() -> Result<PathBuf> {
+    component("etcd", "MTLS_TEST_ETCD", "etcd")
+}
+
+/// A program of Kubernetes.
+pub fn kubernetes(program: &str) -> Result<PathBuf> {
+    component("kubernetes", "MTLS_TEST_KUBERNETES", program)
+}
+
+/// A program that `cargo xtask setup` built: in the folder that `variable`
+/// names, or else the newest in the cache.
 fn component(name: &str, variable: &str, program: &str) -> Result<PathBuf> {
     let named = std::env::var_os(variable).map(|folder| PathBuf::from(folder).join(program));
     named
@@ -62,7 +72,7 @@ fn component(name: &str, variable: &str, program: &str) -> Result<PathBuf> {
         .or_else(|| newest_in_cache(name, program))
         .ok_or_else(|| {
             Error::Unexpected(format!(
-                "{program} is not built; run: cargo xtask setup authorities (or set {variable})"
+                "{program} is not built; run: cargo xtask setup authorities cluster (or set {variable})"
             ))
         })
 }

@@ -29,7 +29,7 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   setup [NEED..]     install what is missing: build, kernel, apps, envoy, peers, authorities,
-                     emulator (default: build apps)
+                     cluster, emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
   demo [--keep] [--sabotage wrong-root] | --stop

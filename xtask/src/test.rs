@@ -18,6 +18,7 @@ pub(crate) fn run(words: &[&str]) -> Result {
         Need::Apps,
         Need::Envoy,
         Need::Authorities,
+        Need::Cluster,
     ])?;
     build::run(Profile::Dev)?;
     let app = build::test_program("mtls-test-app", Profile::Dev)?;
@@ -26,11 +27,13 @@ pub(crate) fn run(words: &[&str]) -> Result {
     cargo
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(words);
-    let authorities = components::ready()?;
+    let (authorities, cluster) = (components::authorities()?, components::cluster()?);
     cargo
         .env("MTLS_TEST_ENVOY", envoy::ready()?)
         .env("MTLS_TEST_SPIRE", authorities.spire)
-        .env("MTLS_TEST_OPENBAO", authorities.openbao);
+        .env("MTLS_TEST_OPENBAO", authorities.openbao)
+        .env("MTLS_TEST_ETCD", cluster.etcd)
+        .env("MTLS_TEST_KUBERNETES", cluster.kubernetes);
     command::run(&mut cargo)?;
     // No namespace, mount, pin, cgroup, process or folder of a test stays.
     command::run(Command::new(app).arg("--leftovers"))

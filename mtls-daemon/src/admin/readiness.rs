@@ -122,6 +122,17 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
             }
         }
     }
+    if let Some(cluster) = &status.cluster {
+        let why = cluster.error.as_deref().unwrap_or("its answer is awaited");
+        if !cluster.known {
+            let problem = format!("the API server has not told what the cluster is: {why}");
+            verdict.problems.push(problem);
+        } else if cluster.error.is_some() {
+            verdict.alarms.push(format!(
+                "the API server does not tell of changes, what is known goes on: {why}"
+            ));
+        }
+    }
     if let Some(error) = &status.config.reload_error {
         let first = error.lines().next().unwrap_or_default();
         let alarm = format!("the last reload was refused: {first}");
@@ -133,6 +144,7 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
 #[cfg(test)]
 mod tests {
     use super::super::samples;
+    use super::super::view::ClusterStatus;
     use mtls_common::counters::Hook;
 
     use super::*;
@@ -206,6 +218,27 @@ mod tests {
             deadline: std::time::UNIX_EPOCH,
         };
         assert_eq!(ready(&status, &attached(true), NOW).problems, ["draining"]);
+    }
+
+    #[test]
+    fn a_cluster_must_be_known_once() {
+        let mut status = samples::status();
+        let cluster = |known, error: Option<&str>| ClusterStatus {
+            known,
+            pods: 0,
+            error: error.map(str::to_owned),
+        };
+        status.cluster = Some(cluster(false, Some("connection refused")));
+        let verdict = ready(&status, &attached(true), NOW);
+        assert!(
+            verdict.problems[0].ends_with("connection refused"),
+            "{verdict:?}"
+        );
+        status.cluster = Some(cluster(true, Some("connection refused")));
+        let verdict = ready(&status, &attached(true), NOW);
+        assert!(verdict.good() && verdict.alarms.len() == 1, "{verdict:?}");
+        status.cluster = Some(cluster(true, None));
+        assert_eq!(ready(&status, &attached(true), NOW), Verdict::default());
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(crate) fn status() -> NodeStatus {
             error: None,
         }],
         revocation: Vec::new(),
+        cluster: None,
         peers: 2,
         services: 1,
         displaced: Vec::new(),

@@ -63,9 +63,22 @@ pub struct NodeStatus {
     pub trust_bundles: Vec<TrustBundleStatus>,
     /// Of the trust domains that have revocation lists.
     pub revocation: Vec<RevocationStatus>,
-    /// Workloads of other nodes that the directory knows.
+    /// Of the Kubernetes cluster, if the node belongs to one.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
+    /// Workloads of other nodes that the configuration names.
     pub peers: usize,
     pub services: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The API server has told everything once; what it tells no more stays.
+    pub known: bool,
+    /// Pods of this node that have a network namespace of their own.
+    pub pods: usize,
+    /// Why it does not tell of changes.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -76,6 +76,13 @@ fn show(reply: &StatusReply) -> String {
         count(status.peers, "peer"),
         count(status.services, "service")
     );
+    if let Some(cluster) = &status.cluster {
+        let known = match cluster.known {
+            true => format!("known, {} on this node", count(cluster.pods, "pod")),
+            false => "not known yet".to_owned(),
+        };
+        let _ = writeln!(out, "cluster  {known}");
+    }
     if !status.workloads.is_empty() {
         out.push('\n');
         out.push_str(&workloads(reply));

@@ -29,6 +29,7 @@ pub(super) fn check(
     if let Some(identity) = identity {
         sources(draft, identity);
         trust(draft, identity);
+        pods(draft, identity);
     }
     if let Some(network) = network {
         networks(draft, network, warnings);
@@ -191,6 +192,20 @@ fn sources(draft: &Draft<'_>, identity: &Identity) {
     }
 }
 
+/// Each pod has an identity of its own, which no file can hold beforehand.
+fn pods(draft: &Draft<'_>, identity: &Identity) {
+    let Some(part) = &draft.kubernetes else {
+        return;
+    };
+    if matches!(identity.source, None | Some(Source::Files(_))) {
+        part.complain(
+            part.at("node_name"),
+            "nothing issues certificates for the pods of this node".to_owned(),
+            "add [identity.disk-ca], [identity.spire] or [identity.vault]",
+        );
+    }
+}
+
 /// Every peer must belong to a trust domain whose roots are known here.
 fn trust(draft: &Draft<'_>, identity: &Identity) {
     let mut seen = HashSet::new();
@@ -319,7 +334,7 @@ fn networks(draft: &Draft<'_>, network: &Network, warnings: &mut Vec<Complaint>)
     for (peer, part) in &draft.peers {
         warn_excluded(part, &peer.addresses, network, warnings);
     }
-    if network.mesh.is_empty() {
+    if network.mesh.is_empty() && draft.kubernetes.is_none() {
         warnings.push(Complaint::new(
             part.at("mesh"),
             "network.mesh is empty, so every address that is no known workload counts as outside",

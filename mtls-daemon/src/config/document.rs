@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::keys::{Fallback, Key, SECTIONS, Section};
 
-/// Sections that stand in the example as comments: they are alternatives.
+/// Sections that stand in the example as comments: they are alternatives, or
+/// not for everybody.
 const ALTERNATIVES: &[&str] = &[
     "identity.files",
     "identity.spire",
@@ -16,6 +17,7 @@ const ALTERNATIVES: &[&str] = &[
     "workload.files",
     "workload.spire",
     "workload.vault",
+    "kubernetes",
 ];
 
 /// Unset by default, but written in the example: a workload must be somewhere.

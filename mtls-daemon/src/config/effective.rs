@@ -12,8 +12,8 @@ use sources::source_block;
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Limits, Log,
-    LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Udp,
+    Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Kubernetes, Limits,
+    Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Udp,
     Unknown, Workload,
 };
 
@@ -59,6 +59,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
         workloads,
         peers,
         services,
+        kubernetes,
         limits,
         admin,
         metrics,
@@ -76,6 +77,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
     }
     blocks.extend(peers.iter().map(peer_block));
     blocks.extend(services.iter().map(service_block));
+    blocks.extend(kubernetes.as_ref().map(kubernetes_block));
     let Admin { socket } = admin;
     let Metrics { listen } = metrics;
     blocks.extend([
@@ -142,6 +144,27 @@ fn kernel_block(kernel: &Kernel) -> Block {
     let Kernel { cgroup, pins } = kernel;
     let cgroup = cgroup.as_deref().and_then(path);
     block("kernel", None, [("cgroup", cgroup), ("pins", path(pins))])
+}
+
+fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
+    let Kubernetes {
+        node,
+        kubeconfig,
+        spiffe_path,
+        label_prefix,
+        mode,
+    } = kubernetes;
+    block(
+        "kubernetes",
+        None,
+        [
+            ("node_name", text(node)),
+            ("kubeconfig", kubeconfig.as_deref().and_then(path)),
+            ("spiffe_path", text(spiffe_path)),
+            ("label_prefix", text(label_prefix)),
+            ("mode", text(mode)),
+        ],
+    )
 }
 
 fn network_block(network: &Network) -> Block {
@@ -253,6 +276,8 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
         Place::Netns(file) => (path(file), None, None),
         Place::Cgroup(folder) => (None, path(folder), None),
         Place::Unit(unit) => (None, None, text(unit)),
+        // No file can say it.
+        Place::Pod(_) => (None, None, None),
     };
     blocks.push(block(
         "workload",

@@ -3,11 +3,13 @@
 //! bounds from here; docs/configuration.md, the example in deploy/ and
 //! `config show --effective` are written from here.
 
+mod kubernetes;
 mod sources;
 
 use std::fmt;
 use std::time::Duration;
 
+use kubernetes::KUBERNETES;
 use sources::{
     NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_DISK_CA, WORKLOAD_FILES,
     WORKLOAD_SPIRE, WORKLOAD_VAULT,
@@ -83,6 +85,10 @@ pub enum Shape {
     Mount,
     /// `type:value`, as SPIRE writes them.
     Selector,
+    /// Of labels: a DNS name.
+    LabelPrefix,
+    /// Path of a SPIFFE ID, with placeholders.
+    IdTemplate,
     Choice(&'static [&'static str]),
     Duration(Duration, Duration),
     Size(u64, u64),
@@ -305,6 +311,11 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        path: "kubernetes", repeated: false,
+        doc: "The Kubernetes cluster that this node belongs to: its pods, enrolled by label, and its Services. Without this section the daemon asks no API server. The pods' certificates come from [identity.disk-ca], [identity.spire] or [identity.vault].",
+        keys: &KUBERNETES,
+    },
+    Section {
         path: "limits", repeated: false,
         doc: "Everything that waits has a limit. What exceeds one is refused and counted, never queued without end.",
         keys: &[
@@ -421,6 +432,8 @@ impl fmt::Display for Shape {
             FileUrl => f.write_str("URL of a file"),
             Mount => f.write_str("path in Vault"),
             Selector => f.write_str("selector"),
+            LabelPrefix => f.write_str("DNS name"),
+            IdTemplate => f.write_str("path of a SPIFFE ID"),
             Choice(words) => f.write_str(&words.join(" or ")),
             Duration(min, max) => {
                 let (min, max) = (show_duration(*min), show_duration(*max));

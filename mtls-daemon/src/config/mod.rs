@@ -9,6 +9,7 @@ mod check;
 mod document;
 mod effective;
 pub mod keys;
+mod kubernetes;
 mod mistakes;
 mod parse;
 mod reader;
@@ -29,6 +30,7 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
 pub use document::{example, markdown};
 pub use effective::effective;
+pub use kubernetes::{IdTemplate, Kubernetes};
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 pub use source::{FileUrl, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
@@ -44,6 +46,8 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     pub peers: Vec<Peer>,
     pub services: Vec<Service>,
+    /// The cluster that this node belongs to.
+    pub kubernetes: Option<Kubernetes>,
     pub limits: Limits,
     pub admin: Admin,
     pub metrics: Metrics,
@@ -284,7 +288,8 @@ pub struct Workload {
     pub spiffe_id: SpiffeId,
     /// How its network namespace is found.
     pub place: Place,
-    /// Its addresses; they must be assigned in its network namespace.
+    /// Its addresses; they must be assigned in its network namespace. Of a pod
+    /// none: whatever is assigned there.
     pub addresses: Vec<IpAddr>,
     /// `None`: the node's.
     pub mode: Option<Mode>,
@@ -306,6 +311,8 @@ pub enum Place {
     Cgroup(PathBuf),
     /// A systemd unit, by its cgroup.
     Unit(String),
+    /// A Kubernetes pod of this node, by its UID in the names of its cgroups.
+    Pod(String),
 }
 
 impl fmt::Display for Place {
@@ -314,6 +321,7 @@ impl fmt::Display for Place {
             Self::Netns(path) => write!(f, "netns {}", path.display()),
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Unit(unit) => write!(f, "unit {unit}"),
+            Self::Pod(uid) => write!(f, "pod {uid}"),
         }
     }
 }

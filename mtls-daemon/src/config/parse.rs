@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::check;
+use super::kubernetes::kubernetes;
 use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
 use super::source::source;
@@ -34,6 +35,7 @@ pub(super) struct Draft<'r> {
     pub(super) workloads: Vec<(Workload, Part<'r>)>,
     pub(super) peers: Vec<(Peer, Part<'r>)>,
     pub(super) services: Vec<(Service, Part<'r>)>,
+    pub(super) kubernetes: Option<Part<'r>>,
     /// No workload, peer or service was left out for its mistakes.
     pub(super) complete: bool,
 }
@@ -106,6 +108,10 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let (workloads, complete_workloads) = each(root, "workload", |part| workload(part, nodes));
     let (peers, complete_peers) = each(root, "peer", peer);
     let (services, complete_services) = each(root, "service", service);
+    let kubernetes_part = root.maybe("kubernetes");
+    let cluster = kubernetes_part
+        .as_ref()
+        .map(|part| kubernetes(part, node.as_ref()));
     let limits_part = root.table("limits");
     let limits = limits(&limits_part);
     let admin = root
@@ -127,6 +133,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         workloads,
         peers,
         services,
+        kubernetes: kubernetes_part,
         complete: complete_workloads && complete_peers && complete_services,
     };
     check::check(
@@ -148,6 +155,10 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         workloads: values(draft.workloads),
         peers: values(draft.peers),
         services: values(draft.services),
+        kubernetes: match cluster {
+            Some(cluster) => Some(cluster?),
+            None => None,
+        },
         limits: limits?,
         admin: admin?,
         metrics: metrics?,

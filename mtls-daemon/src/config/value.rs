@@ -200,6 +200,10 @@ impl Value for String {
                 format!("{text:?} is no name"),
                 "write 1 to 253 letters, digits, '.', '-' or '_'".to_owned(),
             )),
+            Shape::LabelPrefix if !is_label_prefix(text) => Some((
+                format!("{text:?} is no prefix of labels"),
+                "write a DNS name, such as \"mtls-daemon.io\"".to_owned(),
+            )),
             Shape::Mount if !is_mount(text) => Some((
                 format!("{text:?} is no path in Vault"),
                 "write letters, digits, '.', '-', '_', and '/' between them only".to_owned(),
@@ -228,6 +232,18 @@ impl Value for String {
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// As the API server takes it: a DNS name.
+fn is_label_prefix(text: &str) -> bool {
+    let label = |label: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !label.is_empty()
+            && label.bytes().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// It becomes a part of a URL's path.

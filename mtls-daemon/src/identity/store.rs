@@ -46,6 +46,22 @@ pub struct WorkloadIdentity {
     pub generation: u64,
 }
 
+impl WorkloadIdentity {
+    /// Of a workload that is left alone: nobody is asked for a certificate.
+    pub fn unasked(id: SpiffeId) -> Self {
+        Self {
+            id,
+            source: "none",
+            svid: None,
+            bundles: TrustBundles::default(),
+            failure: None,
+            next_renewal: None,
+            renewals: Renewals::default(),
+            generation: 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Renewals {
     pub succeeded: u64,

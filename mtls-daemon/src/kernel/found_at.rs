@@ -8,8 +8,9 @@ use crate::config::Place;
 pub struct FoundAt(pub(super) u64);
 
 impl FoundAt {
-    /// Enrolled beside the configuration, which therefore cannot give it up.
-    pub const BY_HAND: Self = Self(0);
+    /// Enrolled beside the configuration, which therefore cannot give it up: by
+    /// hand, or as a pod.
+    pub const BESIDE: Self = Self(0);
 
     /// The hash is pinned: daemons of other versions must find the same one.
     pub fn place(place: &Place) -> Self {
@@ -46,6 +47,6 @@ mod tests {
             "as versions before this one found it"
         );
         assert_ne!(web, FoundAt::place(&Place::Cgroup("/run/netns/web".into())));
-        assert_ne!(web, FoundAt::BY_HAND);
+        assert_ne!(web, FoundAt::BESIDE);
     }
 }

@@ -20,6 +20,8 @@ impl Node {
         let mut kernel = self.kernel.borrow_mut();
         for (cookie, standing) in unplaced(&kernel, workloads) {
             let why = match standing {
+                // An earlier daemon may have left it alone for good reason.
+                Standing::NotEnrolled if self.awaits_cluster() => continue,
                 Standing::NotEnrolled => "it was left alone",
                 Standing::Enrolled(found_at) if self.gave_up(found_at) => {
                     "the configuration has given it up"
@@ -53,11 +55,17 @@ impl Node {
             .collect()
     }
 
+    /// Nobody has said yet which pods are on this node.
+    fn awaits_cluster(&self) -> bool {
+        let cluster = self.cluster.borrow();
+        cluster.as_ref().is_some_and(|snapshot| !snapshot.is_whole)
+    }
+
     /// Whether nothing that the configuration enrols is where a network
     /// namespace was found.
     fn gave_up(&self, found_at: FoundAt) -> bool {
         let config = self.config.borrow();
-        found_at != FoundAt::BY_HAND
+        found_at != FoundAt::BESIDE
             && !config.workloads.iter().any(|workload| {
                 config.mode_of(workload) != Mode::Off && FoundAt::place(&workload.place) == found_at
             })

@@ -1,13 +1,15 @@
 //! One workload of the configuration, and what has become of it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
 use crate::admin::view::WorkloadState;
-use crate::config::{self, Mode};
+use crate::config::{self, Mode, Place};
 use crate::identity::WorkloadIdentity;
+use crate::locate::{LocateError, Located, locate, locate_again};
 use crate::netns::{Cookie, Netns};
 use crate::reason::Reason;
 use crate::workload::Workload;
@@ -17,6 +19,8 @@ pub struct Enrolled {
     pub mode: Mode,
     pub identity: watch::Receiver<WorkloadIdentity>,
     pub placed: Placed,
+    /// Where a pod was found.
+    pod: Option<PathBuf>,
 }
 
 /// How far a workload's network namespace has come.
@@ -59,7 +63,23 @@ impl Enrolled {
             mode,
             identity,
             placed,
+            pod: None,
         }
+    }
+
+    /// Where its network namespace is now. All cgroups are looked through for
+    /// a pod only as long as it was not found.
+    pub fn locate(&mut self, cgroup2: &Path) -> Result<Located, LocateError> {
+        if let Some(pod) = &self.pod
+            && let Ok(located) = locate_again(pod)
+        {
+            return Ok(located);
+        }
+        let located = locate(&self.wanted.place, cgroup2)?;
+        if let Place::Pod(_) = self.wanted.place {
+            self.pod.clone_from(&located.cgroup);
+        }
+        Ok(located)
     }
 
     /// The network namespace that is known to the kernel's hooks.

@@ -21,6 +21,7 @@ use crate::config::{self, Config};
 use crate::facts::Facts;
 use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
+use crate::kubernetes::Snapshot;
 use crate::metrics::{Metrics, ThreadMetrics};
 use crate::netns::Netns;
 use crate::reason::Reason;
@@ -32,6 +33,8 @@ pub use reload::InstallError;
 pub struct Node {
     /// What the file says, and what was enrolled beside it.
     pub config: RefCell<Arc<Config>>,
+    /// What the cluster says, if the node belongs to one.
+    pub cluster: RefCell<Option<Arc<Snapshot>>>,
     pub origin: Origin,
     pub kernel: RefCell<Kernel>,
     pub host: Netns,

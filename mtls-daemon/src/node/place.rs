@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use crate::config::{self, Mode};
+use crate::config::{self, Mode, Place};
 use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots};
-use crate::locate::{Located, locate};
+use crate::locate::Located;
 use crate::netns::{self, Cookie, Family, Netns};
 use crate::reason::Reason;
 use crate::worker::Command;
@@ -51,8 +51,9 @@ impl Node {
 
     fn found_at(&self, wanted: &config::Workload) -> FoundAt {
         let added = self.origin.added.borrow();
-        if added.iter().any(|added| added.name == wanted.name) {
-            FoundAt::BY_HAND
+        let is_pod = matches!(wanted.place, Place::Pod(_));
+        if is_pod || added.iter().any(|added| added.name == wanted.name) {
+            FoundAt::BESIDE
         } else {
             FoundAt::place(&wanted.place)
         }
@@ -83,7 +84,7 @@ impl Node {
 
     /// Whether anything changed.
     fn settle(&self, enrolled: &mut Enrolled, taken_by: impl Fn(Cookie) -> Option<String>) -> bool {
-        let located = match locate(&enrolled.wanted.place, &self.cgroup2) {
+        let located = match enrolled.locate(&self.cgroup2) {
             Ok(located) => located,
             Err(error) => return self.settle_absent(enrolled, &error.to_string()),
         };
@@ -102,6 +103,9 @@ impl Node {
                 return self.settle_absent(enrolled, &format!("not to be entered yet: {error}"));
             }
         };
+        if self.is_in_the_making(enrolled, &netns) {
+            return self.settle_absent(enrolled, "its sandbox is being made");
+        }
         if !here {
             self.withdraw(enrolled, "its network namespace is another one now");
         }
@@ -119,6 +123,12 @@ impl Node {
         }
         enrolled.placed = placed;
         !told
+    }
+
+    /// The first process of a pod's sandbox joins the pod's network namespace a
+    /// moment after its cgroup.
+    fn is_in_the_making(&self, enrolled: &Enrolled, netns: &Netns) -> bool {
+        matches!(enrolled.wanted.place, Place::Pod(_)) && netns.cookie() == self.host.cookie()
     }
 
     fn settle_absent(&self, enrolled: &mut Enrolled, why: &str) -> bool {
@@ -164,7 +174,10 @@ impl Node {
             id: wanted.spiffe_id.clone(),
             addresses: addresses
                 .into_iter()
-                .filter(|ip| wanted.addresses.contains(ip))
+                .filter(|ip| match wanted.addresses.as_slice() {
+                    [] => is_global(ip),
+                    configured => configured.contains(ip),
+                })
                 .collect(),
             netns: netns.clone(),
             identity: enrolled.identity.clone(),
@@ -284,13 +297,14 @@ impl Node {
     /// The worker that serves a workload: always the same one for a name, so
     /// that one that comes back finds its way.
     fn home(&self, name: &str) -> usize {
-        let position = self
-            .config
-            .borrow()
-            .workloads
-            .iter()
-            .position(|w| w.name == name);
-        position.unwrap_or_default() % self.workers.len().max(1)
+        let config = self.config.borrow();
+        let position = config.workloads.iter().position(|w| w.name == name);
+        // A pod has no place in a list that stays.
+        let of_name = || {
+            let step = |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte));
+            name.bytes().fold(0, step)
+        };
+        position.unwrap_or_else(of_name) % self.workers.len().max(1)
     }
 }
 
@@ -316,6 +330,10 @@ fn own_addresses(
         .iter()
         .partition(|address| assigned.contains(address));
     let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    if wanted.addresses.is_empty() && !assigned.iter().any(is_global) {
+        let what = "its network namespace has no address yet";
+        return Err(Fault::new(Reason::AddressNotAssigned, what));
+    }
     let fault = (!missing.is_empty()).then(|| {
         let what = format!(
             "{} is not assigned in its network namespace",
@@ -329,6 +347,14 @@ fn own_addresses(
             .filter(|address| !wanted.addresses.contains(address)),
     );
     Ok((addresses, fault))
+}
+
+/// Assigned by an operator, not made by the kernel for the link.
+pub(super) fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    }
 }
 
 fn is_without_v6(error: &io::Error) -> bool {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::watch::Receiver;
+use tokio::sync::watch::{self, Receiver};
 use tokio::task::spawn_local;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Mode, Place};
 use crate::facts::Facts;
 use crate::identity::{NoSource, Renewals, WorkloadIdentity};
 use crate::kernel::KernelError;
+use crate::kubernetes::Snapshot;
 use crate::log;
 use crate::metrics::Outcome;
 
@@ -79,16 +80,33 @@ impl Node {
         });
     }
 
+    /// Make what the cluster says now the one in force.
+    pub fn follow_cluster(&self, snapshot: Arc<Snapshot>) {
+        let config = Arc::clone(&self.config.borrow());
+        let before = self.cluster.replace(Some(Arc::clone(&snapshot)));
+        // What is not in force is refused, and the next news tries again.
+        let failed = |error: InstallError| {
+            tracing::error!(%error, "what the cluster says could not be put in force");
+        };
+        match self.newest_facts(&config) {
+            Ok(facts) => drop(self.facts.send_replace(facts)),
+            Err(error) => failed(error.into()),
+        }
+        // Endpoints come and go all the time, this node's pods seldom.
+        if before.is_none_or(|before| before.workloads != snapshot.workloads) {
+            if let Err(error) = self.want(&config) {
+                failed(error.into());
+            }
+            self.reconcile();
+        }
+        self.changes.send_replace(());
+    }
+
     /// Make `config` the one in force: networks, directory, workloads.
     pub fn install(&self, config: Config) -> Result<(), InstallError> {
-        let facts = Arc::new(Facts::from_config(&config));
-        let mut kernel = self.kernel.borrow_mut();
-        kernel.set_networks(
-            &facts.directory.captured_networks(),
-            &config.network.excluded,
-        )?;
-        kernel.set_policy(config.node.unknown, config.node.outside, config.network.udp)?;
-        drop(kernel);
+        let facts = self.newest_facts(&config)?;
+        let (unknown, outside) = (config.node.unknown, config.node.outside);
+        (self.kernel.borrow_mut()).set_policy(unknown, outside, config.network.udp)?;
         let config = Arc::new(config);
         self.config.replace(Arc::clone(&config));
         self.identities.reload(&config.identity);
@@ -97,6 +115,16 @@ impl Node {
         self.hook_again();
         self.reconcile();
         Ok(())
+    }
+
+    /// What the workers are to know; of the networks in it the hooks know.
+    fn newest_facts(&self, config: &Config) -> Result<Arc<Facts>, KernelError> {
+        let cluster = self.cluster.borrow().clone().unwrap_or_default();
+        let facts = Facts::new(config, Arc::clone(&cluster.cluster));
+        let captured = facts.directory.captured_networks();
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.set_networks(&captured, &config.network.excluded)?;
+        Ok(Arc::new(facts))
     }
 
     /// Tell metrics and watchers of every change of a workload's identity,
@@ -131,9 +159,12 @@ impl Node {
 
     /// Withdraw what is no longer wanted, or wanted otherwise.
     fn want(&self, config: &Config) -> Result<(), NoSource> {
-        let mut wanted: BTreeMap<&str, &config::Workload> = config
-            .workloads
-            .iter()
+        let cluster = self.cluster.borrow().clone();
+        // What the operator wrote goes first; no name in a file has a slash,
+        // and every pod's has one.
+        let pods = cluster.iter().flat_map(|snapshot| &snapshot.workloads);
+        let all = || config.workloads.iter().chain(pods.clone());
+        let mut wanted: BTreeMap<&str, &config::Workload> = all()
             .map(|workload| (workload.name.as_str(), workload))
             .collect();
         let mut workloads = self.workloads.borrow_mut();
@@ -148,9 +179,10 @@ impl Node {
                 enrolled.wanted = new.clone();
                 return true;
             }
-            let why = match config.workloads.iter().any(|new| new.name == *name) {
-                true => "its configuration changed",
-                false => "it is not configured any more",
+            let why = match (all().any(|new| new.name == *name), &enrolled.wanted.place) {
+                (true, _) => "what is said of it changed",
+                (false, Place::Pod(_)) => "the pod has ended",
+                (false, _) => "it is not configured any more",
             };
             // Whatever is enrolled again in a moment is not open till then.
             self.withdraw(enrolled, why);
@@ -159,9 +191,18 @@ impl Node {
             false
         });
         for (name, workload) in wanted {
-            let identity = self.identities.enrol(workload)?;
-            self.follow(workload, identity.clone());
-            let enrolled = Enrolled::new(workload.clone(), config.mode_of(workload), identity);
+            let mode = config.mode_of(workload);
+            let identity = match mode {
+                Mode::Off => {
+                    watch::channel(WorkloadIdentity::unasked(workload.spiffe_id.clone())).1
+                }
+                Mode::Strict => {
+                    let identity = self.identities.enrol(workload)?;
+                    self.follow(workload, identity.clone());
+                    identity
+                }
+            };
+            let enrolled = Enrolled::new(workload.clone(), mode, identity);
             workloads.insert(name.to_owned(), enrolled);
         }
         Ok(())

@@ -1,20 +1,20 @@
 //! The node as operators see it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::admin::view::{
-    CertificateStatus, Certificates, ConfigStatus, Connection, ConnectionDirection, EnrolRefusal,
-    EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus, RevocationStatus,
-    RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
+    CertificateStatus, Certificates, ClusterStatus, ConfigStatus, Connection, ConnectionDirection,
+    EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus,
+    RevocationStatus, RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
 };
-use crate::config::{Config, Workload};
+use crate::config::{Config, Mode, Workload};
 use crate::flow::Snapshot;
 use crate::identity::{Revocation, Svid, TrustBundle};
 use crate::kernel::Kernel;
+use crate::kubernetes;
 use crate::locate::locate;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
 use crate::netns::Netns;
@@ -23,6 +23,7 @@ use crate::spiffe::TrustDomain;
 
 use super::Node;
 use super::enrolled::Enrolled;
+use super::place::is_global;
 
 impl NodeView for Node {
     fn status(&self) -> NodeStatus {
@@ -47,8 +48,9 @@ impl NodeView for Node {
             displaced: self.displaced(&workloads),
             trust_bundles: self.trust_bundles(workloads.values()),
             revocation: self.revocation_statuses(),
+            cluster: self.cluster.borrow().as_deref().map(cluster_status),
             peers: config.peers.len(),
-            services: config.services.len(),
+            services: self.facts.borrow().directory.services(),
         }
     }
 
@@ -61,7 +63,10 @@ impl NodeView for Node {
             }
         }
         Certificates {
-            certificates: workloads.values().map(certificate).collect(),
+            certificates: (workloads.values())
+                .filter(|enrolled| enrolled.mode != Mode::Off)
+                .map(certificate)
+                .collect(),
             roots: roots
                 .values()
                 .flat_map(|bundle| root_statuses(bundle))
@@ -261,19 +266,19 @@ impl Node {
     }
 }
 
+fn cluster_status(snapshot: &kubernetes::Snapshot) -> ClusterStatus {
+    ClusterStatus {
+        known: snapshot.is_whole,
+        pods: snapshot.workloads.len(),
+        error: snapshot.trouble.clone(),
+    }
+}
+
 fn hook_states(kernel: &Kernel) -> Vec<HookState> {
     let attached = kernel.attached().into_iter();
     attached
         .map(|(hook, attached)| HookState { hook, attached })
         .collect()
-}
-
-/// Assigned by an operator, not made by the kernel for the link.
-fn is_global(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    }
 }
 
 fn certificate(enrolled: &Enrolled) -> CertificateStatus {

@@ -42,7 +42,7 @@ use mtls_daemon::tunnel::{Loop, ProofNews, Settings};
 use mtls_daemon::tunnels::Tunnels;
 use mtls_daemon::workload::Workload;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
 use pki::{Ca, DB, WEB, id};
@@ -65,7 +65,7 @@ fn facts(of_identity: &str) -> Arc<Facts> {
          addresses = [\"10.0.1.4\"]\n"
     );
     let config = config::parse("test", &text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    Arc::new(Facts::from_config(&config))
+    Arc::new(Facts::new(&config, Arc::default()))
 }
 
 fn identity(ca: &Ca, generation: u64) -> WorkloadIdentity {
@@ -118,7 +118,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (_facts, newest) = watch::channel(facts);
-        let newest = Newest::new(newest);
+        let newest = Newest::new(newest, mpsc::channel(1).0);
         let (sender, receiver) = watch::channel(identity(ca, 1));
         let pool = Rc::new(Pool {
             tunnel_loop,

@@ -109,7 +109,7 @@ fn kernel_remembers_across_daemons() -> Result {
 
         stage.start()?;
         let known = stage.kernel().known();
-        let found_at = FoundAt::BY_HAND;
+        let found_at = FoundAt::BESIDE;
         for expected in [
             (cookie, Standing::NotEnrolled),
             (post.cookie, Standing::Enrolled(found_at)),

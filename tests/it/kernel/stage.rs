@@ -129,7 +129,7 @@ impl Stage {
         let mut enrolment = Enrolment {
             cookie: netns.cookie().0,
             netns: netns.as_fd(),
-            found_at: FoundAt::BY_HAND,
+            found_at: FoundAt::BESIDE,
             cgroup_id: Some(pod.cgroup().id()?),
             addresses: pod.addresses().to_vec(),
             excluded: Vec::new(),

@@ -12,6 +12,8 @@ use crate::pod::Pod;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pods: Vec<Pod>,
+    /// Those that have a daemon, whatever pods are on them.
+    nodes: Vec<Node>,
     services: Vec<String>,
     /// By section, then key: values in TOML.
     settings: BTreeMap<String, BTreeMap<String, String>>,
@@ -28,6 +30,14 @@ impl Plan {
     pub fn of<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Self {
         Self {
             pods: pods.into_iter().cloned().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// A mesh of nodes whose daemons find out by themselves who is on them.
+    pub fn on<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Self {
+        Self {
+            nodes: nodes.into_iter().cloned().collect(),
             ..Self::default()
         }
     }
@@ -85,9 +95,9 @@ impl Plan {
         self.pods.push(pod.clone());
     }
 
-    /// The nodes that its pods are on.
+    /// The nodes that have a daemon.
     pub(super) fn nodes(&self) -> Vec<Node> {
-        let mut nodes: Vec<Node> = Vec::new();
+        let mut nodes = self.nodes.clone();
         for pod in &self.pods {
             if !nodes.iter().any(|node| node.name() == pod.node().name()) {
                 nodes.push(pod.node().clone());

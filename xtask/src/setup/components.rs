@@ -1,6 +1,7 @@
-//! The authorities that the stories run against, SPIRE and OpenBao, built from
-//! source: neither is in a distribution. Each is built once a version into the
-//! cache, by the go.mod and go.sum below tests/components.
+//! What the stories run against and no distribution has in a version of use,
+//! built from source: the authorities SPIRE and OpenBao, and the control plane of a
+//! Kubernetes cluster. Each is built once a version into the cache, by the
+//! go.mod and go.sum below tests/components.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,11 +13,18 @@ use crate::failure::{Failure, Result, While};
 use crate::places;
 use crate::say;
 
-/// What the stories start.
+/// The stories' authorities.
 #[derive(Debug)]
-pub(crate) struct Components {
+pub(crate) struct Authorities {
     pub(crate) spire: PathBuf,
     pub(crate) openbao: PathBuf,
+}
+
+/// A cluster's control plane.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) etcd: PathBuf,
+    pub(crate) kubernetes: PathBuf,
 }
 
 struct Component {
@@ -26,6 +34,8 @@ struct Component {
     /// Each with its package.
     programs: &'static [(&'static str, &'static str)],
     build: Build,
+    /// Variables that upstream's own build sets, with their packages.
+    stamps: &'static [(&'static str, &'static str)],
 }
 
 enum Build {
@@ -66,6 +76,7 @@ const SPIRE: Component = Component {
             "vault.BuiltIn",
         ],
     ),
+    stamps: &[],
 };
 
 const OPENBAO: Component = Component {
@@ -73,17 +84,54 @@ const OPENBAO: Component = Component {
     module: "github.com/openbao/openbao",
     programs: &[("openbao", "github.com/openbao/openbao")],
     build: Build::Here,
+    stamps: &[],
 };
 
-/// As the go.mod files say.
-const GO: (u32, u32, u32) = (1, 25, 3);
+const ETCD: Component = Component {
+    name: "etcd",
+    module: "go.etcd.io/etcd/server/v3",
+    programs: &[("etcd", "go.etcd.io/etcd/server/v3")],
+    build: Build::Here,
+    stamps: &[],
+};
+
+const KUBERNETES: Component = Component {
+    name: "kubernetes",
+    module: "k8s.io/kubernetes",
+    programs: &[
+        ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+        (
+            "kube-controller-manager",
+            "k8s.io/kubernetes/cmd/kube-controller-manager",
+        ),
+        ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ],
+    build: Build::Here,
+    // Unstamped they state a version that their own clients cannot read.
+    stamps: &[
+        ("k8s.io/component-base/version.gitVersion", "v1.36.3"),
+        ("k8s.io/component-base/version.gitMajor", "1"),
+        ("k8s.io/component-base/version.gitMinor", "36"),
+    ],
+};
+
+/// The newest that one of the go.mod files asks for.
+const GO: (u32, u32, u32) = (1, 26, 0);
 const FLAGS: &[&str] = &["-trimpath", "-ldflags=-s -w", "-buildvcs=false"];
 
 /// The programs, built first if need be.
-pub(crate) fn ready() -> Result<Components> {
-    Ok(Components {
+pub(crate) fn authorities() -> Result<Authorities> {
+    Ok(Authorities {
         spire: SPIRE.ready()?,
         openbao: OPENBAO.ready()?,
+    })
+}
+
+/// The programs, built first if need be.
+pub(crate) fn cluster() -> Result<Cluster> {
+    Ok(Cluster {
+        etcd: ETCD.ready()?,
+        kubernetes: KUBERNETES.ready()?,
     })
 }
 
@@ -120,6 +168,7 @@ impl Component {
                 go(&place)
                     .arg("build")
                     .args(FLAGS)
+                    .args(self.stamp_flag())
                     .arg("-o")
                     .arg(&unfinished)
                     .arg(package),
@@ -131,6 +180,16 @@ impl Component {
             fs::remove_dir_all(&source).doing(format_args!("removing {}", source.display()))?;
         }
         Ok(folder)
+    }
+
+    /// The last -ldflags counts: it says again what `FLAGS` say.
+    fn stamp_flag(&self) -> Option<String> {
+        let sets = self
+            .stamps
+            .iter()
+            .map(|(name, value)| format!(" -X {name}={value}"));
+        let sets: String = sets.collect();
+        (!sets.is_empty()).then(|| format!("-ldflags=-s -w{sets}"))
     }
 
     /// Our go.mod and go.sum for it.
@@ -150,6 +209,9 @@ impl Component {
             text.hash(&mut hasher);
         }
         FLAGS.hash(&mut hasher);
+        if let Some(flag) = self.stamp_flag() {
+            flag.hash(&mut hasher);
+        }
         if let Build::Trimmed(folders, words) = self.build {
             (folders, words).hash(&mut hasher);
         }
@@ -209,7 +271,7 @@ fn go(folder: &Path) -> Command {
 
 fn check_go() -> Result {
     let wanted = format!("{}.{}.{}", GO.0, GO.1, GO.2);
-    let remedy = "the stories run against SPIRE and OpenBao, which are built from source; \
+    let remedy = "the stories run against SPIRE, OpenBao and Kubernetes, which are built from source; \
                   a distribution's golang package may be too old, the Go project's own release is not";
     if command::find("go").is_none() {
         return Err(Failure::new(format!(
@@ -269,12 +331,21 @@ mod tests {
 
     #[test]
     fn every_component_has_its_go_mod_and_it_asks_for_no_newer_go() {
-        for component in [SPIRE, OPENBAO] {
+        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES] {
             component.key().unwrap();
             let text = fs::read_to_string(component.pinned().join("go.mod")).unwrap();
             assert!(text.contains(&format!("require {} v", component.module)));
-            assert!(text.contains(&format!("\ngo {}.{}.{}\n", GO.0, GO.1, GO.2)));
+            let asked = text.lines().find_map(|line| line.strip_prefix("go "));
+            let asked = version(&format!("go version go{}", asked.unwrap()));
+            assert!(asked.unwrap() <= GO, "{}", component.name);
         }
+    }
+
+    #[test]
+    fn kubernetes_states_the_version_that_is_built() {
+        let text = fs::read_to_string(KUBERNETES.pinned().join("go.mod")).unwrap();
+        let stated = KUBERNETES.stamps[0].1;
+        assert!(text.contains(&format!("require k8s.io/kubernetes {stated}\n")));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Peers,
     /// The authorities that issue the stories' certificates.
     Authorities,
+    /// The control plane of a Kubernetes cluster.
+    Cluster,
     /// A machine emulator, to boot other kernels.
     Emulator,
 }
@@ -38,9 +40,10 @@ impl Need {
             "envoy" => Ok(Self::Envoy),
             "peers" => Ok(Self::Peers),
             "authorities" => Ok(Self::Authorities),
+            "cluster" => Ok(Self::Cluster),
             "emulator" => Ok(Self::Emulator),
             _ => Err(Failure::usage(format!(
-                "setup knows build, kernel, apps, envoy, peers, authorities and emulator, not {word:?}"
+                "setup knows build, kernel, apps, envoy, peers, authorities, cluster and emulator, not {word:?}"
             ))),
         }
     }
@@ -68,7 +71,10 @@ pub(crate) fn run(needs: &[Need]) -> Result {
         envoy::ready()?;
     }
     if needs.contains(&Need::Authorities) {
-        components::ready()?;
+        components::authorities()?;
+    }
+    if needs.contains(&Need::Cluster) {
+        components::cluster()?;
     }
     if needs.contains(&Need::Build) {
         toolchain::ready()?;

@@ -6,6 +6,7 @@ use toml::de::DeValue;
 use super::keys::{Fallback, SECTIONS, Shape};
 use super::*;
 
+mod kubernetes;
 mod shown;
 mod sources;
 
@@ -374,7 +375,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
         let read = match shape {
             Shape::Version => u32::read(&value, shape, &mut wrong).is_some(),
             Shape::Bool => bool::read(&value, shape, &mut wrong).is_some(),
-            Shape::Name | Shape::Filter | Shape::Unit | Shape::Mount => {
+            Shape::Name | Shape::Filter | Shape::Unit | Shape::Mount | Shape::LabelPrefix => {
                 String::read(&value, shape, &mut wrong).is_some()
             }
             Shape::Path => PathBuf::read(&value, shape, &mut wrong).is_some(),
@@ -387,6 +388,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::ServicePort => ServicePort::read(&value, shape, &mut wrong).is_some(),
             Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::FileUrl => FileUrl::read(&value, shape, &mut wrong).is_some(),
+            Shape::IdTemplate => IdTemplate::read(&value, shape, &mut wrong).is_some(),
             Shape::Selector => Selector::read(&value, shape, &mut wrong).is_some(),
             Shape::Choice(words) => words.contains(&value.get_ref().as_str().unwrap()),
             Shape::Duration(..) => Duration::read(&value, shape, &mut wrong).is_some(),

@@ -1,0 +1,20 @@
+//! The keys of `[kubernetes]`.
+
+use super::Applies::Restart;
+use super::Fallback::{Is, Unset};
+use super::Shape::{IdTemplate, LabelPrefix, Name, Path};
+use super::{Key, MODES, key};
+
+#[rustfmt::skip]
+pub(super) const KUBERNETES: [Key; 5] = [
+    key("node_name", Name, Unset("`NODE_NAME` of the environment, or else `node.name`"), Restart, r#""node-a""#,
+        "The node's name in the cluster. A DaemonSet sets `NODE_NAME` from `spec.nodeName`."),
+    key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
+        "A kubeconfig file that says where the API server is and how the daemon logs in."),
+    key("spiffe_path", IdTemplate, Is(r#""/ns/{namespace}/sa/{service_account}""#), Restart, r#""/ns/{namespace}/sa/{service_account}""#,
+        "Path of the pods' SPIFFE IDs in `identity.trust_domain`; `{namespace}` and `{service_account}` stand for the pod's. The same on all nodes."),
+    key("label_prefix", LabelPrefix, Is(r#""mtls-daemon.io""#), Restart, r#""mtls-daemon.io""#,
+        "What the labels and annotations that the daemon heeds begin with: the label `PREFIX/mode` of a namespace, and the label or annotation `PREFIX/mode` of a pod, which goes first, are `strict` or `off`."),
+    key("mode", MODES, Is(r#""off""#), Restart, r#""off""#,
+        "Mode of the pods of which no label speaks."),
+];

@@ -1,0 +1,67 @@
+//! What a cluster's API server has said of addresses.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use crate::spiffe::SpiffeId;
+
+use super::Service;
+
+/// A snapshot; without a cluster everything in it is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Whether there is somebody to ask about addresses that are not in `pods`.
+    pub answers: bool,
+    /// Pods of this node, and whoever was asked for.
+    pub pods: HashMap<IpAddr, Seen>,
+    pub services: HashMap<IpAddr, Arc<Service>>,
+    /// Networks that pods and Services have their addresses from.
+    pub networks: Vec<IpNet>,
+}
+
+/// Who is at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// `None`: no pod that has an identity.
+    pub id: Option<SpiffeId>,
+    /// When the API server answered; `None`: it tells of every change.
+    pub asked: Option<Instant>,
+}
+
+/// An answer is used for longer, and asked for again in the background.
+const FRESH: Duration = Duration::from_secs(30);
+/// A pod's address is known to the API server a moment after the pod begins.
+const FRESH_NOBODY: Duration = Duration::from_millis(500);
+
+impl Seen {
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        let limit = match self.id {
+            Some(_) => FRESH,
+            None => FRESH_NOBODY,
+        };
+        let age = |asked| now.saturating_duration_since(asked);
+        self.asked.is_some_and(|asked| age(asked) >= limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_never_grows_old_and_nobody_does_soon() {
+        let now = Instant::now();
+        let id: SpiffeId = "spiffe://example.org/web".parse().unwrap();
+        let seen = |id, asked| Seen { id, asked };
+        let later = now + Duration::from_secs(2);
+        assert!(!seen(Some(id.clone()), None).is_old(later));
+        assert!(!seen(Some(id.clone()), Some(now)).is_old(later));
+        assert!(seen(None, Some(now)).is_old(later));
+        assert!(seen(Some(id), Some(now)).is_old(now + FRESH));
+    }
+}

@@ -1,0 +1,131 @@
+use std::time::Duration;
+
+use super::*;
+
+const NODE: &str = r#"
+version = 1
+[identity]
+trust_domain = "example.org"
+[identity.disk-ca]
+certificate = "/ca.pem"
+key = "/ca-key.pem"
+[[peer]]
+name = "db"
+spiffe_id = "spiffe://example.org/db"
+addresses = ["10.0.2.7"]
+[kubernetes]
+"#;
+
+const NOBODY: [IpAddr; 0] = [];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn dst(text: &str) -> OriginalDst {
+    OriginalDst(text.parse().unwrap())
+}
+
+fn id(name: &str) -> SpiffeId {
+    format!("spiffe://example.org/{name}").parse().unwrap()
+}
+
+/// With a Service in front of 10.0.1.1 to 10.0.1.20.
+fn cluster() -> Cluster {
+    let endpoints = (1..=20).map(|n| format!("10.0.1.{n}:8080").parse().unwrap());
+    let service = Service(HashMap::from([(80, endpoints.collect())]));
+    Cluster {
+        answers: true,
+        services: HashMap::from([(ip("10.96.0.5"), Arc::new(service))]),
+        networks: vec![
+            "10.0.0.0/16".parse().unwrap(),
+            "10.96.0.0/16".parse().unwrap(),
+        ],
+        ..Cluster::default()
+    }
+}
+
+fn directory(cluster: Cluster) -> Directory {
+    let config = crate::config::parse("x", NODE).unwrap();
+    Directory::new(&config, Arc::new(cluster))
+}
+
+fn seen(cluster: &mut Cluster, address: &str, name: Option<&str>, asked: Option<Instant>) {
+    let id = name.map(id);
+    cluster.pods.insert(ip(address), Seen { id, asked });
+}
+
+#[test]
+fn who_was_not_asked_for_is_asked_for() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    seen(&mut cluster, "10.0.1.1", Some("web"), None);
+    seen(&mut cluster, "10.0.1.2", Some("web"), Some(now));
+    let directory = directory(cluster);
+    let asks = |to: &str| directory.questions(dst(to), now);
+    assert_eq!(asks("10.0.1.1:80"), NOBODY, "it is watched");
+    assert_eq!(asks("10.0.1.2:80"), NOBODY, "it has just been asked for");
+    assert_eq!(asks("10.0.1.3:80"), [ip("10.0.1.3")]);
+    assert_eq!(asks("10.0.2.7:80"), NOBODY, "the operator has said it");
+    assert_eq!(asks("192.0.2.1:80"), NOBODY, "it is outside");
+    let later = now + Duration::from_secs(3600);
+    assert_eq!(
+        directory.questions(dst("10.0.1.2:80"), later),
+        [ip("10.0.1.2")]
+    );
+    assert!(matches!(
+        directory.find(dst("10.0.1.2:80")),
+        Destination::Workload(_)
+    ));
+}
+
+#[test]
+fn many_behind_a_service_become_known_by_and_by() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    assert_eq!(
+        directory(cluster.clone()).find(dst("10.96.0.5:80")),
+        Destination::Unknown
+    );
+    let first = directory(cluster.clone()).questions(dst("10.96.0.5:80"), now);
+    assert_eq!(first.len(), QUESTIONS);
+    for address in first {
+        seen(&mut cluster, &address.to_string(), Some("web"), Some(now));
+    }
+    let directory = directory(cluster);
+    let Destination::Service(known) = directory.find(dst("10.96.0.5:80")) else {
+        panic!("nobody is known");
+    };
+    assert_eq!(known.len(), QUESTIONS);
+    assert!(
+        !directory
+            .questions(dst("10.96.0.5:80"), now)
+            .contains(&known[0].address.ip())
+    );
+    assert_eq!(directory.find(dst("10.96.0.5:81")), Destination::Unknown);
+}
+
+#[test]
+fn nobody_is_an_answer_and_no_identity() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    seen(&mut cluster, "10.0.1.9", None, Some(now));
+    let directory = directory(cluster);
+    assert_eq!(directory.find(dst("10.0.1.9:80")), Destination::Unknown);
+    assert!(directory.is_answered(ip("10.0.1.9"), now));
+    assert!(!directory.is_answered(ip("10.0.1.9"), now + Duration::from_secs(1)));
+    assert!(!directory.is_at(&id("web"), ip("10.0.1.9")));
+    assert!(directory.may_learn(ip("10.0.1.9")));
+    assert!(!directory.may_learn(ip("10.0.2.7")) && !directory.may_learn(ip("192.0.2.1")));
+}
+
+#[test]
+fn what_lies_outside_the_networks_is_captured_too() {
+    let mut cluster = cluster();
+    cluster.networks.pop();
+    let captured = directory(cluster).captured_networks();
+    assert_eq!(
+        captured,
+        ["10.0.0.0/16".parse().unwrap(), IpNet::from(ip("10.96.0.5"))]
+    );
+}

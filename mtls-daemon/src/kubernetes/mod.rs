@@ -1,0 +1,278 @@
+//! Kubernetes: pods of this node by watch, Services and EndpointSlices as
+//! kube-proxy watches them, pods of other nodes only when somebody asks.
+//!
+//! The API server is asked here and nowhere else; what comes of it is a
+//! snapshot. While it is away the last snapshot stands.
+
+mod ask;
+mod kept;
+mod pods;
+mod services;
+mod store;
+mod watch;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch as latest};
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::{self, Config};
+use crate::directory::Cluster;
+use crate::spiffe::SpiffeId;
+
+pub use pods::Rules;
+use store::{News, Store};
+use watch::Told;
+
+/// What this node knows of its cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Everything has been listed at least once.
+    pub is_whole: bool,
+    /// What keeps it from being told of changes.
+    pub trouble: Option<String>,
+    pub cluster: Arc<Cluster>,
+    /// The pods of this node, enrolled or not.
+    pub workloads: Vec<config::Workload>,
+}
+
+/// Why the API server cannot even be asked.
+#[derive(Debug, Error)]
+pub enum KubernetesError {
+    #[error("kubernetes.kubeconfig: {0}: {1}")]
+    Kubeconfig(PathBuf, String),
+    #[error(
+        "kubernetes: no service account to log in with: {0} (outside of a pod, write kubernetes.kubeconfig)"
+    )]
+    InCluster(String),
+    #[error("kubernetes: {0}")]
+    Client(String),
+}
+
+/// Changes within this time make one snapshot.
+const GATHER: Duration = Duration::from_millis(20);
+/// Questions under way at once.
+const AT_ONCE: usize = 16;
+/// An answer that takes longer is none.
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+const TIDY_EVERY: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Starts to watch, in tasks of the current `LocalSet`. `questions` are
+/// addresses that somebody wants to know about.
+pub async fn start(
+    kubernetes: &config::Kubernetes,
+    config: &Config,
+    questions: mpsc::Receiver<IpAddr>,
+) -> Result<latest::Receiver<Arc<Snapshot>>, KubernetesError> {
+    let client = client(kubernetes).await?;
+    let rules = Rules {
+        node: kubernetes.node.clone(),
+        trust_domain: config.identity.trust_domain.clone(),
+        template: kubernetes.spiffe_path.clone(),
+        label_prefix: kubernetes.label_prefix.clone(),
+        mode: kubernetes.mode,
+        source: config.identity.source.clone(),
+    };
+    let (sender, snapshots) = latest::channel(Arc::default());
+    let told = watch_everything(&client, &rules.node);
+    let observer = Observer {
+        store: Store::new(rules),
+        client,
+        troubles: BTreeMap::new(),
+        asked: HashSet::new(),
+        sender,
+    };
+    spawn_local(observer.run(told, questions));
+    Ok(snapshots)
+}
+
+async fn client(kubernetes: &config::Kubernetes) -> Result<Client, KubernetesError> {
+    let mut config = match &kubernetes.kubeconfig {
+        Some(path) => {
+            let failed = |error: kube::config::KubeconfigError| {
+                KubernetesError::Kubeconfig(path.clone(), watch::root_cause(&error))
+            };
+            let read = Kubeconfig::read_from(path).map_err(failed)?;
+            let options = KubeConfigOptions::default();
+            let config = kube::Config::from_custom_kubeconfig(read, &options);
+            config.await.map_err(failed)?
+        }
+        None => kube::Config::incluster()
+            .map_err(|error| KubernetesError::InCluster(watch::root_cause(&error)))?,
+    };
+    config.connect_timeout = Some(CONNECT_WITHIN);
+    Client::try_from(config).map_err(|error| KubernetesError::Client(watch::root_cause(&error)))
+}
+
+fn watch_everything(client: &Client, node: &str) -> mpsc::Receiver<Told> {
+    let (told, heard) = mpsc::channel(256);
+    let all = watcher::Config::default;
+    let own = all().fields(&format!("spec.nodeName={node}"));
+    let of_services = all().labels("kubernetes.io/service-name");
+    let tell = || told.clone();
+    let pods: Api<core::Pod> = Api::all(client.clone());
+    spawn_local(watch::objects("pods", pods, own, News::Pod, tell()));
+    let namespaces: Api<PartialObjectMeta<core::Namespace>> = Api::all(client.clone());
+    spawn_local(watch::objects(
+        "namespaces",
+        namespaces,
+        all(),
+        News::Namespace,
+        tell(),
+    ));
+    let services: Api<core::Service> = Api::all(client.clone());
+    spawn_local(watch::objects(
+        "services",
+        services,
+        all(),
+        News::Service,
+        tell(),
+    ));
+    let slices: Api<discovery::EndpointSlice> = Api::all(client.clone());
+    spawn_local(watch::objects(
+        "endpointslices",
+        slices,
+        of_services,
+        News::Slice,
+        tell(),
+    ));
+    let nodes: Api<core::Node> = Api::all(client.clone());
+    spawn_local(watch::objects("nodes", nodes, all(), News::Node, tell()));
+    let cidrs: Api<networking::ServiceCIDR> = Api::all(client.clone());
+    spawn_local(watch::objects(
+        "servicecidrs",
+        cidrs,
+        all(),
+        News::Networks,
+        tell(),
+    ));
+    heard
+}
+
+struct Observer {
+    store: Store,
+    client: Client,
+    /// By the kind whose watch has it.
+    troubles: BTreeMap<&'static str, String>,
+    /// Addresses whose answer is on its way.
+    asked: HashSet<IpAddr>,
+    sender: latest::Sender<Arc<Snapshot>>,
+}
+
+/// What came of a question.
+struct Answer {
+    address: IpAddr,
+    said: Result<Option<SpiffeId>, String>,
+}
+
+impl Observer {
+    async fn run(mut self, mut told: mpsc::Receiver<Told>, mut questions: mpsc::Receiver<IpAddr>) {
+        let mut lookups = JoinSet::new();
+        let mut tidy = Instant::now() + TIDY_EVERY;
+        let mut publish_at: Option<Instant> = None;
+        loop {
+            let due = publish_at.unwrap_or(tidy);
+            let changed = tokio::select! {
+                biased;
+                Some(told) = told.recv() => self.heed(told),
+                Some(answer) = lookups.join_next() => answer.is_ok_and(|answer| self.take(answer)),
+                Some(address) = questions.recv(), if lookups.len() < AT_ONCE => {
+                    if self.asked.insert(address) {
+                        lookups.spawn(self.look_up(address));
+                    }
+                    false
+                }
+                () = sleep_until(due) => {
+                    if publish_at.take().is_some() {
+                        self.publish();
+                    }
+                    if tidy <= Instant::now() {
+                        tidy = Instant::now() + TIDY_EVERY;
+                        self.tidy();
+                    }
+                    false
+                }
+            };
+            if changed && publish_at.is_none() {
+                publish_at = Some(Instant::now() + GATHER);
+            }
+        }
+    }
+
+    fn heed(&mut self, told: Told) -> bool {
+        match told {
+            Told::News(news) => self.store.heed(news),
+            Told::State(what, Ok(())) => {
+                let mended = self.troubles.remove(what).is_some();
+                if mended {
+                    tracing::info!(what, "the API server tells of changes again");
+                }
+                mended
+            }
+            Told::State(what, Err(trouble)) => {
+                let before = self.troubles.insert(what, trouble.clone());
+                let new = before.as_ref() != Some(&trouble);
+                if new {
+                    tracing::warn!(trouble, "the API server does not tell of changes");
+                }
+                new
+            }
+        }
+    }
+
+    fn look_up(&self, address: IpAddr) -> impl Future<Output = Answer> + use<> {
+        let (client, rules) = (self.client.clone(), self.store.rules.clone());
+        let hints = self.store.hints(address);
+        async move {
+            let who = ask::who(&client, address, hints, &rules);
+            let said = match timeout(ANSWER_WITHIN, who).await {
+                Ok(said) => said.map_err(|error| watch::root_cause(&error)),
+                Err(_) => Err(format!("no answer within {ANSWER_WITHIN:?}")),
+            };
+            Answer { address, said }
+        }
+    }
+
+    /// No answer changes nothing: what is known goes on, and who is not known
+    /// stays so.
+    fn take(&mut self, answer: Answer) -> bool {
+        let Answer { address, said } = answer;
+        self.asked.remove(&address);
+        match said {
+            Ok(id) => {
+                self.store.answer(address, id, Instant::now());
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%address, error, "the API server does not say who is there");
+                false
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        if self.troubles.is_empty() {
+            self.store.forget_old_answers(Instant::now());
+        }
+    }
+
+    fn publish(&mut self) {
+        let trouble = self.troubles.values().next().cloned();
+        let snapshot = self.store.snapshot(trouble);
+        self.sender.send_replace(Arc::new(snapshot));
+    }
+}

@@ -1,0 +1,301 @@
+//! Pods: which of them are enrolled, as whom, and with which exceptions.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+
+use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source};
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// How this node reads what it is told of pods.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The node's name.
+    pub node: String,
+    pub trust_domain: TrustDomain,
+    pub template: IdTemplate,
+    pub label_prefix: String,
+    /// Of pods of which no label speaks.
+    pub mode: Mode,
+    /// Of the node's source, where it asks for each workload by selectors.
+    pub source: Option<Source>,
+}
+
+/// What matters of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) namespace: String,
+    name: String,
+    pub(super) uid: String,
+    service_account: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// It has no network namespace of its own.
+    host_network: bool,
+    /// Nothing of it runs any more, and its addresses may be another's.
+    ended: bool,
+    mode: Option<Mode>,
+    excluded: Vec<IpNet>,
+    excluded_outbound_ports: Vec<u16>,
+    excluded_inbound_ports: Vec<u16>,
+    /// What of its labels and annotations cannot be understood.
+    pub(super) complaints: Vec<String>,
+}
+
+impl Pod {
+    pub(super) fn read(pod: core::Pod, rules: &Rules) -> Option<Self> {
+        let metadata = pod.metadata;
+        let (spec, status) = (pod.spec?, pod.status.unwrap_or_default());
+        let labels = metadata.labels.unwrap_or_default();
+        let annotations = metadata.annotations.unwrap_or_default();
+        let mut complaints = Vec::new();
+        let mode = [&labels, &annotations]
+            .into_iter()
+            .find_map(|said| mode(said, rules, &mut complaints));
+        let addresses = status.pod_ips.unwrap_or_default();
+        let list = |name: &str| (rules.key(name), annotations.get(&rules.key(name)).cloned());
+        let excluded = items(list("excluded-networks"), &mut complaints);
+        let outbound = items(list("excluded-outbound-ports"), &mut complaints);
+        let inbound = items(list("excluded-inbound-ports"), &mut complaints);
+        Some(Self {
+            namespace: metadata.namespace?,
+            name: metadata.name?,
+            uid: metadata.uid?,
+            service_account: spec
+                .service_account_name
+                .unwrap_or_else(|| "default".to_owned()),
+            addresses: addresses
+                .iter()
+                .filter_map(|it| it.ip.parse().ok())
+                .collect(),
+            host_network: spec.host_network.unwrap_or(false),
+            ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            mode,
+            excluded,
+            excluded_outbound_ports: outbound,
+            excluded_inbound_ports: inbound,
+            complaints,
+        })
+    }
+
+    /// Whose its addresses are; `None` if they are nobody's, or the node's.
+    pub(super) fn identity(&self, rules: &Rules) -> Option<SpiffeId> {
+        if self.host_network || self.ended {
+            return None;
+        }
+        let (namespace, account) = (&self.namespace, &self.service_account);
+        rules
+            .template
+            .id(&rules.trust_domain, namespace, account)
+            .ok()
+    }
+
+    /// As a workload of this node. `of_namespace` is what its namespace's
+    /// label says.
+    pub(super) fn workload(
+        &self,
+        of_namespace: Option<Mode>,
+        rules: &Rules,
+    ) -> Option<config::Workload> {
+        Some(config::Workload {
+            name: format!("{}/{}", self.namespace, self.name),
+            spiffe_id: self.identity(rules)?,
+            place: Place::Pod(self.uid.clone()),
+            addresses: Vec::new(),
+            mode: Some(self.mode.or(of_namespace).unwrap_or(rules.mode)),
+            source: self.source(rules),
+            excluded: self.excluded.clone(),
+            excluded_outbound_ports: self.excluded_outbound_ports.clone(),
+            excluded_inbound_ports: self.excluded_inbound_ports.clone(),
+        })
+    }
+
+    /// A SPIRE agent is asked by what its own attestor would have found out.
+    fn source(&self, rules: &Rules) -> Option<Source> {
+        let Some(Source::Spire(spire, SelectedBy::Name)) = &rules.source else {
+            return None;
+        };
+        let selector = |value: String| Selector {
+            kind: "k8s".to_owned(),
+            value,
+        };
+        let selectors = [
+            format!("ns:{}", self.namespace),
+            format!("sa:{}", self.service_account),
+            format!("pod-name:{}", self.name),
+            format!("pod-uid:{}", self.uid),
+            format!("node-name:{}", rules.node),
+        ];
+        let selectors = selectors.map(selector).to_vec();
+        Some(Source::Spire(
+            spire.clone(),
+            SelectedBy::Selectors(selectors),
+        ))
+    }
+}
+
+impl Rules {
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.label_prefix)
+    }
+}
+
+/// What a namespace's or a pod's labels say. A word that is not known means
+/// strict: whoever wrote it wanted something.
+pub(super) fn mode(
+    said: &BTreeMap<String, String>,
+    rules: &Rules,
+    complaints: &mut Vec<String>,
+) -> Option<Mode> {
+    let key = rules.key("mode");
+    let word = said.get(&key)?;
+    Some(match word.as_str() {
+        "off" | "DISABLE" => Mode::Off,
+        "strict" | "STRICT" => Mode::Strict,
+        other => {
+            complaints.push(format!(
+                "{key}: {other:?} is no mode, taken as strict: write strict or off"
+            ));
+            Mode::Strict
+        }
+    })
+}
+
+/// Items with commas between them. One that is wrong excludes nothing.
+fn items<T: FromStr>(
+    (key, list): (String, Option<String>),
+    complaints: &mut Vec<String>,
+) -> Vec<T> {
+    let list = list.unwrap_or_default();
+    let words = list
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
+    let mut read = Vec::new();
+    for word in words {
+        match word.parse() {
+            Ok(item) => read.push(item),
+            Err(_) => complaints.push(format!(
+                "{key}: {word:?} excludes nothing: write ports such as 8081, or networks such as 10.9.0.0/16"
+            )),
+        }
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Spire;
+
+    fn rules() -> Rules {
+        Rules {
+            node: "a".to_owned(),
+            trust_domain: "example.org".parse().unwrap(),
+            template: IdTemplate::parse("/ns/{namespace}/sa/{service_account}").unwrap(),
+            label_prefix: "mtls-daemon.io".to_owned(),
+            mode: Mode::Off,
+            source: None,
+        }
+    }
+
+    fn pod(metadata: &Value, spec: &Value, status: &Value) -> Pod {
+        let mut metadata = metadata.clone();
+        for (key, value) in [("name", "web-1"), ("namespace", "shop"), ("uid", "u1")] {
+            metadata[key] = value.into();
+        }
+        let object = json!({"metadata": metadata, "spec": spec, "status": status});
+        Pod::read(serde_json::from_value(object).unwrap(), &rules()).unwrap()
+    }
+
+    fn plain() -> Value {
+        json!({"containers": [], "serviceAccountName": "web"})
+    }
+
+    #[test]
+    fn a_pod_is_its_service_account() {
+        let status = json!({"podIPs": [{"ip": "10.0.1.4"}, {"ip": "fd00:1::4"}]});
+        let pod = pod(&json!({}), &plain(), &status);
+        let workload = pod.workload(Some(Mode::Strict), &rules()).unwrap();
+        assert_eq!(workload.name, "shop/web-1");
+        assert_eq!(
+            workload.spiffe_id.as_str(),
+            "spiffe://example.org/ns/shop/sa/web"
+        );
+        assert_eq!(workload.place, Place::Pod("u1".to_owned()));
+        assert_eq!(pod.addresses.len(), 2);
+    }
+
+    #[test]
+    fn the_narrowest_label_wins() {
+        let mode_of = |metadata: &Value, namespace| {
+            let pod = pod(metadata, &plain(), &json!({}));
+            pod.workload(namespace, &rules()).unwrap().mode.unwrap()
+        };
+        let label = |mode| json!({"labels": {"mtls-daemon.io/mode": mode}});
+        let annotation = json!({"annotations": {"mtls-daemon.io/mode": "strict"}});
+        assert_eq!(mode_of(&json!({}), None), Mode::Off);
+        assert_eq!(mode_of(&json!({}), Some(Mode::Strict)), Mode::Strict);
+        assert_eq!(mode_of(&label("off"), Some(Mode::Strict)), Mode::Off);
+        assert_eq!(mode_of(&label("strict"), Some(Mode::Off)), Mode::Strict);
+        assert_eq!(mode_of(&annotation, Some(Mode::Off)), Mode::Strict);
+        assert_eq!(mode_of(&label("permissive"), None), Mode::Strict);
+        let odd = pod(&label("permissive"), &plain(), &json!({}));
+        assert!(odd.complaints[0].contains("write strict or off"));
+    }
+
+    #[test]
+    fn exclusions_that_cannot_be_read_exclude_nothing() {
+        let pod = pod(
+            &json!({"annotations": {
+                "mtls-daemon.io/excluded-inbound-ports": "8081, http, 9100",
+                "mtls-daemon.io/excluded-outbound-ports": "99999",
+                "mtls-daemon.io/excluded-networks": "10.9.0.0/16,fd09::/64",
+            }}),
+            &plain(),
+            &json!({}),
+        );
+        let workload = pod.workload(None, &rules()).unwrap();
+        assert_eq!(workload.excluded_inbound_ports, [8081, 9100]);
+        assert_eq!(workload.excluded_outbound_ports, [0; 0]);
+        assert_eq!(workload.excluded.len(), 2);
+        assert_eq!(pod.complaints.len(), 2);
+    }
+
+    #[test]
+    fn neither_the_nodes_own_pods_nor_ended_ones_have_an_identity() {
+        let host = json!({"containers": [], "hostNetwork": true});
+        assert_eq!(pod(&json!({}), &host, &json!({})).identity(&rules()), None);
+        for phase in ["Succeeded", "Failed"] {
+            let ended = pod(&json!({}), &plain(), &json!({"phase": phase}));
+            assert_eq!(ended.identity(&rules()), None);
+        }
+        let nameless = json!({"containers": []});
+        let id = pod(&json!({}), &nameless, &json!({})).identity(&rules());
+        assert!(id.unwrap().as_str().ends_with("/sa/default"));
+    }
+
+    #[test]
+    fn an_agent_is_asked_by_the_pods_selectors() {
+        let spire = Spire {
+            socket: "/run/spire.sock".into(),
+        };
+        let rules = Rules {
+            source: Some(Source::Spire(spire, SelectedBy::Name)),
+            ..rules()
+        };
+        let workload = pod(&json!({}), &plain(), &json!({})).workload(None, &rules);
+        let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) = workload.unwrap().source
+        else {
+            panic!("no selectors");
+        };
+        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+        assert!(selectors.contains(&"k8s:ns:shop".to_owned()));
+        assert!(selectors.contains(&"k8s:sa:web".to_owned()));
+        assert!(selectors.contains(&"k8s:pod-uid:u1".to_owned()));
+    }
+}

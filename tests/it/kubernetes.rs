@@ -1,0 +1,240 @@
+//! Two nodes of a Kubernetes cluster: a namespace's label enrols its pods, a
+//! Service's address leads to those that are ready, a pod is its service
+//! account and nobody else, and what is known outlives the API server.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use mtls_tests::cluster::{ControlPlane, Kubepod, StandIn};
+use mtls_tests::deadline::{Deadline, wait_for};
+use mtls_tests::mesh::{Daemon, workloads};
+use mtls_tests::script::{Ended, Step};
+use mtls_tests::{Error, Family, Mesh, Node, Plan, Result, ensure, ensure_eq, play, two_nodes};
+use serde_json::{Value, json};
+
+#[test]
+fn kubernetes() -> Result {
+    play("kubernetes", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let mut plane = ControlPlane::start(&a)?;
+        namespace(&plane, "shop", &json!({"mtls-daemon.io/mode": "strict"}))?;
+        namespace(&plane, "other", &json!({}))?;
+        for (namespace, name) in [("shop", "client"), ("shop", "web"), ("other", "web")] {
+            account(&plane, namespace, name)?;
+        }
+        let vips = service(&plane)?;
+        let (on_a, on_b) = (
+            StandIn::register(&a, &plane)?,
+            StandIn::register(&b, &plane)?,
+        );
+        let mut mesh = Mesh::start_as(plan(&plane, [&a, &b])?)?;
+
+        let client = on_a.pod(&plane, &pod("shop", "client", "client"))?;
+        let one = on_b.pod(&plane, &pod("shop", "one", "web"))?;
+        let two = on_b.pod(&plane, &pod("shop", "two", "web"))?;
+        let stranger = on_a.pod(&plane, &pod("other", "stranger", "web"))?;
+        let _stranger = stranger.pod.serve(8080, [Step::Say("stranger".into())])?;
+        let _one = one.pod.serve(8080, [Step::Say("one".into())])?;
+        let _two = two.pod.serve(8080, [Step::Say("two".into())])?;
+        let expected = [
+            (
+                &a,
+                &client,
+                "spiffe://example.org/ns/shop/sa/client",
+                "strict",
+            ),
+            (&b, &one, "spiffe://example.org/ns/shop/sa/web", "strict"),
+            (&b, &two, "spiffe://example.org/ns/shop/sa/web", "strict"),
+            (&a, &stranger, "spiffe://example.org/ns/other/sa/web", "off"),
+        ];
+        for (node, pod, identity, mode) in expected {
+            let status = wait_for_mode(mesh.daemon(node)?, pod, mode)?;
+            ensure_eq(status["identity"].as_str(), Some(identity), "identity")?;
+        }
+
+        // As long as nobody is ready, nobody answers.
+        for pod in [&client, &one, &two, &stranger] {
+            pod.report(&plane, false)?;
+        }
+        refused(&client, vips[0], "one")?;
+        // Then whoever is, in both families, also by the pod's own address.
+        one.report(&plane, true)?;
+        for vip in vips {
+            let ended = answers(&client, vip, "one")?;
+            ensure_eq(ended.peer, Some(vip), "whom the client sees")?;
+        }
+        for family in Family::BOTH {
+            answers(&client, one.pod.at(family, 8080), "one")?;
+        }
+        let line = mesh
+            .daemon(&b)?
+            .wait_for_access("of the server", |line| line["direction"] == "inbound")?;
+        let source = line["source"].as_str();
+        ensure_eq(
+            source,
+            Some("spiffe://example.org/ns/shop/sa/client"),
+            "who came",
+        )?;
+        two.report(&plane, true)?;
+        answers(&client, vips[0], "two")?;
+        one.report(&plane, false)?;
+        for _ in 0..5 {
+            answers(&client, vips[0], "two")?;
+        }
+
+        // Nobody gets in in clear, and nobody without an identity is reached.
+        refused(&stranger, one.pod.at(Family::V4, 8080), "one")?;
+        refused(&client, stranger.pod.at(Family::V4, 8080), "stranger")?;
+
+        // A pod that the cluster has deleted is nobody, whatever still runs.
+        one.force_delete(&plane)?;
+        let gone = one.pod.at(Family::V4, 8080);
+        wait_for(
+            Deadline::default(),
+            || "the deleted pod to be unknown",
+            || Ok((!one_connection(&client, gone, "one")?.is_well()).then_some(())),
+        )?;
+
+        // Without the API server what is known goes on.
+        plane.stop_api_server()?;
+        let new = b.pod("new")?;
+        let _new = new.serve(8080, [Step::Say("new".into())])?;
+        for _ in 0..3 {
+            let ended = one_connection(&client, vips[0], "two")?;
+            ensure(ended.is_well(), || {
+                format!("without the API server: {ended:?}")
+            })?;
+        }
+        refused(&client, new.at(Family::V4, 8080), "new")?;
+        wait_for_trouble(mesh.daemon(&b)?, true)?;
+        plane.start_api_server()?;
+        wait_for_trouble(mesh.daemon(&b)?, false)?;
+        answers(&client, vips[0], "two")?;
+        mesh.wire()?.ensure_only_tls()?;
+
+        // Who is not labelled, or not any more, is left alone.
+        namespace(&plane, "shop", &json!({"mtls-daemon.io/mode": "off"}))?;
+        wait_for_mode(mesh.daemon(&a)?, &client, "off")?;
+        wait_for_mode(mesh.daemon(&b)?, &two, "off")?;
+        answers(&client, two.pod.at(Family::V4, 8080), "two")?;
+        answers(&stranger, two.pod.at(Family::V6, 8080), "two").map(drop)
+    })
+}
+
+fn plan(plane: &ControlPlane, nodes: [&Node; 2]) -> Result<Plan> {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/rbac.yaml");
+    namespace(plane, "mtls-daemon", &json!({}))?;
+    plane.apply_file(&rules)?;
+    let token = plane.kubectl(&["create", "token", "-n", "mtls-daemon", "mtls-daemon"])?;
+    let login = plane.kubeconfig("daemon.kubeconfig", token.trim())?;
+    let mut plan = Plan::on(nodes)
+        // The networks are the nodes' and the Services'.
+        .set("network", "mesh", "[]")
+        .set(
+            "kubernetes",
+            "kubeconfig",
+            &format!("{:?}", login.display().to_string()),
+        );
+    for node in nodes {
+        plan = plan.set_on(
+            node,
+            "kubernetes",
+            "node_name",
+            &format!("{:?}", node.name()),
+        );
+    }
+    Ok(plan)
+}
+
+fn namespace(plane: &ControlPlane, name: &str, labels: &Value) -> Result {
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
+    }))
+}
+
+fn account(plane: &ControlPlane, namespace: &str, name: &str) -> Result {
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"namespace": namespace, "name": name},
+    }))
+}
+
+/// `web` in front of the pods of that account; its addresses.
+fn service(plane: &ControlPlane) -> Result<[SocketAddr; 2]> {
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "selector": {"app": "web"}, "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+        },
+    }))?;
+    let made = plane.get(&["service", "-n", "shop", "web"])?;
+    let address = |n: usize| {
+        let ip = made["spec"]["clusterIPs"][n]
+            .as_str()
+            .unwrap_or_default()
+            .parse();
+        ip.map(|ip| SocketAddr::new(ip, 80)).map_err(|error| {
+            Error::Unexpected(format!("a Service without addresses: {error}: {made}"))
+        })
+    };
+    Ok([address(0)?, address(1)?])
+}
+
+fn pod(namespace: &str, name: &str, account: &str) -> Value {
+    json!({
+        "metadata": {"namespace": namespace, "name": name, "labels": {"app": account}},
+        "spec": {"serviceAccountName": account},
+    })
+}
+
+fn one_connection(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
+    from.pod.connect(to, [Step::Hear(who.into())])
+}
+
+/// Sooner or later: news take their time.
+fn answers(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
+    wait_for(
+        Deadline::default(),
+        || format!("{who} to answer at {to}"),
+        || Ok(Some(one_connection(from, to, who)?).filter(Ended::is_well)),
+    )
+}
+
+fn refused(from: &Kubepod, to: SocketAddr, who: &str) -> Result {
+    let ended = one_connection(from, to, who)?;
+    ensure(!ended.is_well() && ended.received == 0, || {
+        format!("{to} should refuse: {ended:?}")
+    })
+}
+
+fn wait_for_mode(daemon: &Daemon, pod: &Kubepod, mode: &str) -> Result<Value> {
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    wait_for(
+        Deadline::default(),
+        || format!("{name} to be {mode}"),
+        || {
+            let status = daemon.status()?;
+            let found = workloads(&status).find(|workload| {
+                workload["name"] == *name
+                    && workload["mode"] == mode
+                    && workload["state"] == "ready"
+            });
+            Ok(found.cloned())
+        },
+    )
+}
+
+fn wait_for_trouble(daemon: &Daemon, trouble: bool) -> Result {
+    // It waits longer before each attempt, up to half a minute.
+    wait_for(
+        Deadline::after(Duration::from_secs(120)),
+        || format!("trouble with the API server: {trouble}"),
+        || {
+            let status = daemon.status()?;
+            Ok((status["status"]["cluster"]["error"].is_string() == trouble).then_some(()))
+        },
+    )
+}
