@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mtls_tests::deadline::{Deadline, Stopwatch, wait_for};
 use mtls_tests::mesh::Daemon;
+use mtls_tests::netns::Socket;
 use mtls_tests::script::{Connect, Serve, Step};
 use mtls_tests::{Doing, Error, Family, Node, Plan, Result, ensure};
 
@@ -245,8 +246,8 @@ fn until_the_wire_rests(stage: &Stage) -> Result {
             || format!("the last tunnel of {} to be closed", pod.name()),
             || {
                 let sockets = pod.netns().sockets()?;
-                let open = |s: &mtls_tests::netns::Socket| !s.listens && !s.local.is_loopback();
-                Ok((!sockets.iter().any(open)).then_some(()))
+                let may_speak = |s: &Socket| !s.listens && !s.said_all && !s.local.is_loopback();
+                Ok((!sockets.iter().any(may_speak)).then_some(()))
             },
         )?;
     }

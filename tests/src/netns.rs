@@ -179,11 +179,14 @@ pub struct Socket {
     pub local: IpAddr,
     pub port: u16,
     pub listens: bool,
+    /// It has ended its half, and the other end has all of it.
+    pub said_all: bool,
 }
 
 impl Socket {
     /// `sl local_address rem_address st ...`, addresses in words of host order.
     fn parse(line: &str) -> Option<Self> {
+        const FIN_WAIT_2: u8 = 5;
         const TIME_WAIT: u8 = 6;
         const LISTEN: u8 = 10;
         let mut fields = line.split_whitespace().skip(1);
@@ -202,6 +205,7 @@ impl Socket {
             local,
             port: u16::from_str_radix(port, 16).ok()?,
             listens: state == LISTEN,
+            said_all: state == FIN_WAIT_2,
         })
     }
 }
@@ -252,7 +256,8 @@ mod tests {
             Some(Socket {
                 local: "10.1.0.2".parse().unwrap(),
                 port: 8080,
-                listens: true
+                listens: true,
+                said_all: false,
             })
         );
         let v6 = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 01 0 0 0";
