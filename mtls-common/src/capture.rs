@@ -22,13 +22,22 @@ pub trait Surroundings {
 
 /// What the connect hooks may ask for beyond that.
 pub trait Connecting: Surroundings {
-    fn refused_recently(&self, cookie: u64, to: Endpoint) -> bool;
+    /// What the destination answered a moment ago, if anything.
+    fn answered(&self, cookie: u64, to: Endpoint) -> Answered;
     fn listening(&self, slot: u32) -> bool;
     /// Whether the daemon can be left another note, in the account of a
     /// network namespace.
     fn has_room(&self, account: u32) -> bool;
     /// Whether the socket can only use IPv6.
     fn only_v6(&self) -> bool;
+}
+
+/// What a destination answered another connection a moment ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Nothing,
+    Accepted,
+    Refused,
 }
 
 /// What a hook does with a connection. The outcome is also what it counts.
@@ -61,7 +70,8 @@ pub fn connect(around: &impl Connecting, to: Endpoint, socket_v6: bool) -> Verdi
         Route::Refuse(why) => return Verdict::Refuse(why),
         Route::Mesh { cookie, netns } => (cookie, netns),
     };
-    if around.refused_recently(cookie, to) {
+    let answered = around.answered(cookie, to);
+    if matches!(answered, Answered::Refused) {
         return Verdict::Refuse(Outcome::RefusedRecently);
     }
     // Only a true IPv6 destination asks: a socket that dials a mapped address
@@ -79,7 +89,10 @@ pub fn connect(around: &impl Connecting, to: Endpoint, socket_v6: bool) -> Verdi
         return Verdict::Refuse(Outcome::RefusedPending);
     }
     let captured = capture_endpoint(to, only_v6);
-    Verdict::Capture(Socket::captured(cookie, account, to, captured))
+    // Who accepted a moment ago is trusted to do so again: the connection is
+    // made at once, and what the application says goes right behind the request.
+    let hold = netns.flags & Netns::TRUTHFUL != 0 && !matches!(answered, Answered::Accepted);
+    Verdict::Capture(Socket::captured(cookie, account, to, captured, hold))
 }
 
 /// Where `to` lies; asked in the order of what is cheap and what is frequent.

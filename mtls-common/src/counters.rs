@@ -47,6 +47,10 @@ words! {
         Recorded = "recorded",
         /// It could not be: there was no room left. The connection is dropped.
         RecordFailed = "record_failed",
+        /// Its SYN waits until the daemon has heard of the far application.
+        Held = "held",
+        /// It could not wait: it carries data, or the daemon does not keep up.
+        NotHeld = "not_held",
         /// A captured connection was given to a listener of the daemon.
         SteeredCapture = "steered_capture",
         /// A tunnel was given to a listener of the daemon.

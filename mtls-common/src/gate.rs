@@ -1,10 +1,11 @@
 //! What the cgroup's packet gates stop: the belt under the other hooks, for
 //! sockets and namespaces that those never saw.
 
+use crate::addr::is_capture_port_v6;
 use crate::addr::{Endpoint, Ip};
 use crate::capture::{Route, Surroundings, route};
 use crate::counters::Outcome;
-use crate::maps::{EXCLUDED, Netns, NetworkKey};
+use crate::maps::{EXCLUDED, Netns, NetworkKey, Socket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -23,6 +24,46 @@ pub fn syn_out(around: &impl Surroundings, to: Endpoint) -> Gate {
         Route::Pass(why) => Gate::Pass(why),
         Route::Refuse(Outcome::RefusedUnknown) => Gate::Drop(Outcome::RefusedUnknown),
         Route::Refuse(_) | Route::Mesh { .. } => Gate::Drop(Outcome::Dropped),
+    }
+}
+
+/// What becomes of a SYN that leaves for loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loopback {
+    Pass,
+    /// It should be in the hand-off map and is not: it must not reach whoever
+    /// listens there.
+    Drop,
+    /// The daemon gets it and says later what becomes of it. Sent again while
+    /// it waits, it is held again: a daemon that has just started hears of it.
+    Hold,
+}
+
+/// The SYN of a socket in SYN_SENT on loopback; `socket` is what the connect
+/// hook left with it. `listening`: whether a daemon has a listener in a place.
+#[inline(always)]
+pub fn syn_on_loopback(
+    socket: Option<Socket>,
+    to: Endpoint,
+    listening: impl Fn(u32) -> bool,
+) -> Loopback {
+    let Some(socket) = socket else {
+        return Loopback::Pass;
+    };
+    if socket.dialled_through(to).is_none() {
+        return Loopback::Pass;
+    }
+    if socket.state != Socket::RECORDED {
+        // To ::1 only what is in the hand-off map is taken from applications;
+        // to the IPv4 capture addresses everything is.
+        let lost = to.ip == Ip::LOCALHOST_V6 && is_capture_port_v6(to.port);
+        return if lost { Loopback::Drop } else { Loopback::Pass };
+    }
+    // Without a daemon nobody would ever let it go. sk_lookup refuses it.
+    if socket.hold == 1 && listening(Netns::first_slot(socket.account)) {
+        Loopback::Hold
+    } else {
+        Loopback::Pass
     }
 }
 

@@ -12,3 +12,4 @@ pub mod maps;
 pub mod names;
 pub mod reports;
 pub mod steer;
+pub mod syn;

@@ -8,7 +8,7 @@ use crate::addr::{Endpoint, Ip};
 
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,11 +57,19 @@ impl Netns {
     pub const HAS_PORTS_OUT: u32 = 2;
     /// The same, inbound.
     pub const HAS_PORTS_IN: u32 = 4;
+    /// connect() waits for the far application.
+    pub const TRUTHFUL: u32 = 8;
 
     /// Its place in `PENDING`, behind that of all.
     #[inline(always)]
     pub const fn account(&self) -> u32 {
         1 + self.slot_base / KINDS
+    }
+
+    /// The place of its first listener, by its account.
+    #[inline(always)]
+    pub const fn first_slot(account: u32) -> u32 {
+        (account - 1) * KINDS
     }
 
     pub const OTHERS: Self = Self {
@@ -251,17 +259,17 @@ impl PortKey {
     }
 }
 
-/// Key of `REFUSED`; the value is the time until which connect() fails at once.
+/// Key of `ANSWERS`: a destination, as one network namespace sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct RefusedKey {
+pub struct AnswerKey {
     pub cookie: u64,
     pub ip: Ip,
     pub port: u16,
     zero: [u16; 3],
 }
 
-impl RefusedKey {
+impl AnswerKey {
     #[inline(always)]
     pub const fn new(cookie: u64, to: Endpoint) -> Self {
         Self {
@@ -270,6 +278,37 @@ impl RefusedKey {
             port: to.port,
             zero: [0; 3],
         }
+    }
+}
+
+/// Value of `ANSWERS`: what a destination answered last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answer {
+    /// Until when that counts, in nanoseconds since the start of the machine.
+    pub until: u64,
+    pub kind: u32,
+    zero: u32,
+}
+
+impl Answer {
+    /// connect() need not wait for its next answer.
+    pub const ACCEPTED: u32 = 1;
+    /// connect() fails at once.
+    pub const REFUSED: u32 = 2;
+
+    #[inline(always)]
+    pub const fn new(kind: u32, until: u64) -> Self {
+        Self {
+            until,
+            kind,
+            zero: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn counts(&self, kind: u32, now: u64) -> bool {
+        self.kind == kind && now < self.until
     }
 }
 
@@ -290,7 +329,8 @@ pub struct Socket {
     pub state: u16,
     /// Its network namespace's place in `PENDING`.
     pub account: u32,
-    zero: u32,
+    /// 1: its SYN is held until the daemon has heard of the far application.
+    pub hold: u32,
 }
 
 impl Socket {
@@ -313,7 +353,7 @@ impl Socket {
             source_port: 0,
             state: Self::RAW,
             account: 0,
-            zero: 0,
+            hold: 0,
         }
     }
 
@@ -323,6 +363,7 @@ impl Socket {
         account: u32,
         dialled: Endpoint,
         captured: Endpoint,
+        hold: bool,
     ) -> Self {
         Self {
             cookie,
@@ -334,7 +375,7 @@ impl Socket {
             source_port: 0,
             state: Self::CAPTURED,
             account,
-            zero: 0,
+            hold: hold as u32,
         }
     }
 
@@ -377,10 +418,11 @@ pub mod name {
     pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
     pub const PENDING: &str = "PENDING";
     pub const CLIENT_NAMES: &str = "CLIENT_NAMES";
-    pub const REFUSED: &str = "REFUSED";
+    pub const ANSWERS: &str = "ANSWERS";
     pub const REPORTED: &str = "REPORTED";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
+    pub const HELD: &str = "HELD";
 
     /// The maps that outlive a daemon.
     pub const PINNED: &[&str] = &[
@@ -395,10 +437,11 @@ pub mod name {
         ORIGINAL_DST,
         PENDING,
         CLIENT_NAMES,
-        REFUSED,
+        ANSWERS,
         REPORTED,
         COUNTERS,
         EVENTS,
+        HELD,
     ];
     /// Those that the sk_lookup programs share with the other hooks.
     pub const SHARED: &[&str] = &[
@@ -430,10 +473,11 @@ pub mod capacity {
     pub const PENDING: usize = 1 + LISTENERS / super::KINDS as usize;
     /// One for each inbound flow.
     pub const CLIENT_NAMES: usize = 262_144;
-    pub const REFUSED: usize = 16_384;
+    pub const ANSWERS: usize = 16_384;
     pub const REPORTED: usize = 4_096;
     /// Bytes.
     pub const EVENTS: usize = 256 * 1024;
+    pub const HELD: usize = 512 * 1024;
 
     /// No map has more.
     pub const LARGEST: usize = CLIENT_NAMES;
@@ -450,6 +494,7 @@ mod plain {
         )*};
     }
     plain!(
-        Node, Netns, Instance, FlowKey, Dialled, Place, AddressKey, NetworkKey, PortKey, RefusedKey
+        Node, Netns, Instance, FlowKey, Dialled, Place, AddressKey, NetworkKey, PortKey, AnswerKey,
+        Answer
     );
 }

@@ -20,24 +20,47 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 /// none is old no more are remembered: then a refusal is noted that need not be.
 const SWEEP_AT: usize = 4096;
 
+/// So long the kernel lets connect() succeed there before anybody has answered.
+pub const TRUSTED_FOR: Duration = Duration::from_secs(5);
+
+struct Accepted {
+    last: Instant,
+    /// When the kernel heard of it.
+    told: Instant,
+}
+
 /// Destinations that accepted, as one workload sees them: another one may be
 /// refused there.
 #[derive(Default)]
 pub struct Answers {
-    accepted: RefCell<HashMap<(Cookie, OriginalDst), Instant>>,
+    accepted: RefCell<HashMap<(Cookie, OriginalDst), Accepted>>,
 }
 
 impl Answers {
-    pub fn accepted(&self, by: Cookie, dst: OriginalDst) {
+    /// Whether the kernel is to hear of it, too, which forgets it sooner.
+    pub fn accepted(&self, by: Cookie, dst: OriginalDst) -> bool {
         let now = Instant::now();
         let mut accepted = self.accepted.borrow_mut();
+        if let Some(seen) = accepted.get_mut(&(by, dst)) {
+            seen.last = now;
+            let tell = now - seen.told >= TRUSTED_FOR / 2;
+            if tell {
+                seen.told = now;
+            }
+            return tell;
+        }
         if accepted.len() >= SWEEP_AT {
-            accepted.retain(|_, at| now - *at < REMEMBERED);
+            accepted.retain(|_, seen| now - seen.last < REMEMBERED);
             if accepted.len() >= SWEEP_AT {
-                return;
+                return false;
             }
         }
-        accepted.insert((by, dst), now);
+        let seen = Accepted {
+            last: now,
+            told: now,
+        };
+        accepted.insert((by, dst), seen);
+        true
     }
 
     /// Whether connect() is to fail there for a moment. Not if it accepted
@@ -45,7 +68,8 @@ impl Answers {
     /// refused. That counts once: a destination that has closed refuses again.
     pub fn refused(&self, by: Cookie, dst: OriginalDst, reason: Reason) -> bool {
         let earlier = self.accepted.borrow_mut().remove(&(by, dst));
-        speaks_of_destination(reason) && earlier.is_none_or(|at| at.elapsed() >= REMEMBERED)
+        speaks_of_destination(reason)
+            && earlier.is_none_or(|seen| seen.last.elapsed() >= REMEMBERED)
     }
 }
 
@@ -110,6 +134,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_kernel_hears_of_acceptances_now_and_then() {
+        let answers = Answers::default();
+        assert!(answers.accepted(POD, dst(1)));
+        assert!(!answers.accepted(POD, dst(1)));
+        tokio::time::advance(TRUSTED_FOR / 2).await;
+        assert!(answers.accepted(POD, dst(1)));
+        answers.refused(POD, dst(1), Reason::UpstreamRefused);
+        assert!(answers.accepted(POD, dst(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_not_the_destinations_is_never_noted() {
         let answers = Answers::default();
         let ours = [
@@ -132,8 +167,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
         let answers = Answers::default();
-        let fill = |of| (0..SWEEP_AT as u64 + 9).for_each(|n| answers.accepted(Cookie(n), dst(of)));
-        fill(1);
+        for n in 0..SWEEP_AT as u64 + 9 {
+            answers.accepted(Cookie(n), dst(1));
+        }
         assert_eq!(answers.accepted.borrow().len(), SWEEP_AT);
         tokio::time::advance(REMEMBERED).await;
         answers.accepted(POD, dst(2));

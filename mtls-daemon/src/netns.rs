@@ -150,6 +150,17 @@ pub fn domain(ip: IpAddr) -> Domain {
     }
 }
 
+/// Sends `packet`, IP header and all, to `to`, from the namespace of the
+/// calling thread.
+pub fn send_raw(packet: &[u8], to: IpAddr) -> io::Result<()> {
+    const IPPROTO_RAW: i32 = 255;
+    let kind = Type::from(libc::SOCK_RAW).nonblocking().cloexec();
+    let socket = Socket::new(domain(to), kind, Some(Protocol::from(IPPROTO_RAW)))?;
+    socket
+        .send_to(packet, &SocketAddr::new(to, 0).into())
+        .map(drop)
+}
+
 fn plain_socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)
 }

@@ -3,6 +3,8 @@
 //! The kernel turned it to the daemon; here it gets its original destination
 //! back, a route, a tunnel to the peer's daemon, and a stream in that tunnel.
 
+mod hold;
+
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::access_log::TunnelUse;
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::answers::Answers;
+use crate::answers::{Answers, TRUSTED_FOR};
 use crate::directory::Endpoint;
 use crate::facts::Newest;
 use crate::flow::{Flow, Flows};
@@ -29,6 +31,8 @@ use crate::tls;
 use crate::trace::ConnectionIds;
 use crate::tunnel::{ConnectError, ConnectRequest, Stream, TunnelEnd};
 use crate::workload::Workload;
+
+pub use hold::{Held, Holds};
 
 /// A connection as the listener accepted it, before anybody knows where the
 /// application wanted to go. Dropping it resets the application.
@@ -50,6 +54,7 @@ pub struct Outbound {
     pub ids: Rc<ConnectionIds>,
     pub health: Health,
     pub answers: Answers,
+    pub holds: Holds,
 }
 
 /// So long the kernel answers a destination that refused with ECONNREFUSED,
@@ -73,18 +78,42 @@ impl Outbound {
                 .connection_refused(Direction::Outbound, Reason::NoOriginalDst);
             return;
         };
-        let mut flow = self.begin(&captured, dst);
-        let limit = self.facts.get().limits.establish;
-        let established = timeout(limit, self.establish(&captured, dst, &mut flow)).await;
-        match established.unwrap_or_else(|_elapsed| Err(too_slow(limit))) {
-            // A task of its own, so that what establishing needed is freed
-            // while the connection lives.
-            Ok(stream) => {
-                self.answers.accepted(captured.workload.netns.cookie(), dst);
-                spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
-            }
-            Err(refused) => self.refuse(&captured, &flow, &refused),
+        // The application waited in connect(): its peer has answered already.
+        if let Some((flow, stream)) = self.holds.take(&captured) {
+            spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
+            return;
         }
+        let Captured {
+            socket,
+            workload,
+            source,
+            pass: _pass,
+        } = captured;
+        let mut flow = self.begin(&workload, source, dst);
+        // A task of its own, so that what establishing needed is freed while
+        // the connection lives.
+        match self.establish_in_time(&mut flow, Some(&socket)).await {
+            Ok(stream) => drop(spawn_local(self.flows.follow(flow, stream.carry(socket)))),
+            Err(refused) => self.refuse(&flow, &refused),
+        }
+    }
+
+    /// Within `limits.establish`. What destinations answer is remembered.
+    async fn establish_in_time(
+        &self,
+        flow: &mut Flow,
+        app: Option<&TcpStream>,
+    ) -> Result<Stream, Refused> {
+        let limit = self.facts.get().limits.establish;
+        let established = timeout(limit, self.establish(flow, app)).await;
+        let stream = established.unwrap_or_else(|_elapsed| Err(too_slow(limit)))?;
+        let (by, dst) = (flow.workload.netns.cookie(), flow.original_dst);
+        if self.answers.accepted(by, dst)
+            && let Err(error) = self.handoff.accept(by.0, dst, TRUSTED_FOR)
+        {
+            tracing::warn!(%error, "noting a destination that accepted");
+        }
+        Ok(stream)
     }
 
     /// The kernel's note of where the application dialled; there is one note a
@@ -106,18 +135,15 @@ impl Outbound {
         }
     }
 
-    async fn establish(
-        &self,
-        captured: &Captured,
-        dst: OriginalDst,
-        flow: &mut Flow,
-    ) -> Result<Stream, Refused> {
+    /// `app`: the application's socket, if it may have spoken already.
+    async fn establish(&self, flow: &mut Flow, app: Option<&TcpStream>) -> Result<Stream, Refused> {
+        let dst = flow.original_dst;
         let route = policy::route(&self.facts.about(dst).await.directory, dst)?;
         let mut refused = Refused::from(Reason::NoHealthyEndpoint);
         for endpoint in self.health.in_turn(&route.endpoints).take(ATTEMPTS) {
             flow.peer = Some(endpoint.id.clone());
             flow.tunnel = Some(endpoint.tunnel);
-            let failed = match self.connect(captured, endpoint, flow).await {
+            let failed = match self.connect(endpoint, flow, app).await {
                 Ok(stream) => {
                     self.health.answered(endpoint.address);
                     return Ok(stream);
@@ -138,9 +164,9 @@ impl Outbound {
 
     async fn connect(
         &self,
-        captured: &Captured,
         endpoint: &Endpoint,
         flow: &mut Flow,
+        app: Option<&TcpStream>,
     ) -> Result<Stream, Failed> {
         let request = ConnectRequest {
             authority: endpoint.address,
@@ -151,12 +177,16 @@ impl Outbound {
         let mut left = RETRIES;
         loop {
             let CheckedOut { tunnel, acquired } =
-                self.pool.checkout(&captured.workload, endpoint).await?;
+                self.pool.checkout(&flow.workload, endpoint).await?;
             flow.tunnel_use = Some(match acquired {
                 Acquire::Miss => TunnelUse::New,
                 Acquire::Hit | Acquire::Wait => TunnelUse::Reused,
             });
-            let (answer, has_spoken) = match tunnel.open_for(&request, &captured.socket) {
+            let opened = match app {
+                Some(app) => tunnel.open_for(&request, app),
+                None => tunnel.open(&request),
+            };
+            let (answer, has_spoken) = match opened {
                 Ok(opening) => {
                     let has_spoken = opening.has_spoken();
                     (opening.answer().await, has_spoken)
@@ -204,13 +234,12 @@ impl Outbound {
         Refused::new(reason, error.to_string())
     }
 
-    fn begin(&self, captured: &Captured, dst: OriginalDst) -> Flow {
-        let workload = &captured.workload;
+    fn begin(&self, workload: &Arc<Workload>, source: SocketAddr, dst: OriginalDst) -> Flow {
         // What the application is bound to on loopback is not what its peers
         // see: the tunnel leaves from the workload's own address.
         let client = workload
             .source_for(dst.0.ip())
-            .map(|ip| ClientAddr(SocketAddr::new(ip, captured.source.port())));
+            .map(|ip| ClientAddr(SocketAddr::new(ip, source.port())));
         Flow {
             id: self.ids.next(),
             direction: Direction::Outbound,
@@ -224,13 +253,15 @@ impl Outbound {
         }
     }
 
-    fn refuse(&self, captured: &Captured, flow: &Flow, refused: &Refused) {
+    fn refuse(&self, flow: &Flow, refused: &Refused) {
         self.flows.refused(flow, refused);
-        let (by, dst) = (captured.workload.netns.cookie(), flow.original_dst);
-        if !self.answers.refused(by, dst, refused.reason) {
-            return;
-        }
-        if let Err(error) = self.handoff.refuse(by.0, dst, REFUSED_FOR) {
+        let (by, dst) = (flow.workload.netns.cookie(), flow.original_dst);
+        let noted = if self.answers.refused(by, dst, refused.reason) {
+            self.handoff.refuse(by.0, dst, REFUSED_FOR)
+        } else {
+            self.handoff.forget_answer(by.0, dst)
+        };
+        if let Err(error) = noted {
             tracing::warn!(%error, "noting a refused destination");
         }
     }

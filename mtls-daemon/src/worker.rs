@@ -9,11 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use mtls_common::syn::Syn;
 use rustls::crypto::aws_lc_rs;
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
+use crate::addr::OriginalDst;
 use crate::answers::Answers;
 use crate::credentials::Credentials;
 use crate::facts::Newest;
@@ -25,7 +27,7 @@ use crate::kernel::{Handoff, ListenerKind};
 use crate::listener::Door;
 use crate::metrics::{Direction, Metrics, ThreadMetrics};
 use crate::netns::Cookie;
-use crate::outbound::{Captured, Outbound};
+use crate::outbound::{Captured, Held, Holds, Outbound};
 use crate::pool::{Peers, Pool};
 use crate::reason::Reason;
 use crate::tls::Judging;
@@ -53,6 +55,12 @@ pub enum Command {
     Serve {
         workload: Arc<Workload>,
         listeners: Vec<(ListenerKind, TcpListener)>,
+    },
+    /// Answer an application that waits in connect().
+    Hold {
+        instance: Cookie,
+        dialled: OriginalDst,
+        syn: Syn,
     },
     /// The workload is gone: close its listeners, reset its connections.
     Withdraw(Cookie),
@@ -129,8 +137,16 @@ struct Worker {
     tunnels: Rc<Tunnels>,
     outbound: Rc<Outbound>,
     inbound: Rc<Inbound>,
-    /// Accepting tasks, by the workload's instance.
-    doors: RefCell<HashMap<Cookie, Vec<AbortHandle>>>,
+    /// By the workload's instance.
+    served: RefCell<HashMap<Cookie, Served>>,
+}
+
+struct Served {
+    workload: Arc<Workload>,
+    /// Its places for connections that wait.
+    pending: Arc<Semaphore>,
+    /// Accepting tasks.
+    doors: Vec<AbortHandle>,
 }
 
 impl Worker {
@@ -166,6 +182,7 @@ impl Worker {
             ids: Rc::clone(&ids),
             health: Health::default(),
             answers: Answers::default(),
+            holds: Holds::default(),
         });
         let inbound = Rc::new(Inbound {
             tunnel_loop: tunnel_loop.clone(),
@@ -178,7 +195,7 @@ impl Worker {
             ids,
             handshakes,
         });
-        let doors = RefCell::default();
+        let served = RefCell::default();
         Self {
             facts: facts.clone(),
             metrics,
@@ -187,7 +204,7 @@ impl Worker {
             tunnels,
             outbound,
             inbound,
-            doors,
+            served,
         }
     }
 
@@ -197,6 +214,11 @@ impl Worker {
                 workload,
                 listeners,
             } => self.serve(&workload, listeners),
+            Command::Hold {
+                instance,
+                dialled,
+                syn,
+            } => self.hold(instance, dialled, syn),
             Command::Withdraw(instance) => self.withdraw(instance),
             Command::Connections(answer) => {
                 // The asker may have given up meanwhile.
@@ -209,16 +231,15 @@ impl Worker {
 
     fn serve(&self, workload: &Arc<Workload>, listeners: Vec<(ListenerKind, TcpListener)>) {
         let pending = Arc::new(Semaphore::new(self.facts.get().limits.pending_per_workload));
-        let mut doors = self.doors.borrow_mut();
-        let of_workload = doors.entry(workload.netns.cookie()).or_default();
+        let mut doors = Vec::new();
         for (kind, listener) in listeners {
             let direction = match kind {
                 ListenerKind::CaptureV4 | ListenerKind::CaptureV6 => Direction::Outbound,
                 ListenerKind::TunnelV4 | ListenerKind::TunnelV6 => Direction::Inbound,
             };
-            let (workload, pending) = (Arc::clone(workload), Arc::clone(&pending));
+            let (of, pending) = (Arc::clone(workload), Arc::clone(&pending));
             let metrics = self.metrics.clone();
-            let task = match Door::new(listener, workload, direction, pending, metrics) {
+            let task = match Door::new(listener, of, direction, pending, metrics) {
                 Ok(door) => match direction {
                     Direction::Outbound => {
                         spawn_local(take_captured(door, Rc::clone(&self.outbound)))
@@ -231,28 +252,45 @@ impl Worker {
                     continue;
                 }
             };
-            of_workload.push(task.abort_handle());
+            doors.push(task.abort_handle());
+        }
+        let served = Served {
+            workload: Arc::clone(workload),
+            pending,
+            doors,
+        };
+        let mut all = self.served.borrow_mut();
+        all.insert(workload.netns.cookie(), served);
+    }
+
+    fn hold(&self, instance: Cookie, dialled: OriginalDst, syn: Syn) {
+        let served = self.served.borrow();
+        // Of a workload that was withdrawn meanwhile the kernel asks again,
+        // and then refuses, since it has no listener.
+        if let Some(served) = served.get(&instance) {
+            let held = Held {
+                workload: Arc::clone(&served.workload),
+                dialled,
+                syn,
+            };
+            let pending = Arc::clone(&served.pending);
+            Rc::clone(&self.outbound).hold(held, pending);
         }
     }
 
     fn withdraw(&self, instance: Cookie) {
-        for door in self
-            .doors
-            .borrow_mut()
-            .remove(&instance)
-            .into_iter()
-            .flatten()
-        {
-            door.abort();
+        if let Some(served) = self.served.borrow_mut().remove(&instance) {
+            served.doors.iter().for_each(AbortHandle::abort);
         }
+        self.outbound.holds.forget(instance);
         self.tunnels
             .cut(Some(instance), Cut(Reason::WorkloadRemoved));
         self.credentials.forget(instance);
     }
 
     fn drain(&self, done: oneshot::Sender<()>) {
-        for door in self.doors.borrow_mut().drain().flat_map(|(_, doors)| doors) {
-            door.abort();
+        for (_, served) in self.served.borrow_mut().drain() {
+            served.doors.iter().for_each(AbortHandle::abort);
         }
         self.tunnels.drain();
         let (flows, tunnels) = (Rc::clone(&self.flows), Rc::clone(&self.tunnels));

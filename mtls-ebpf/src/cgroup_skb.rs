@@ -6,19 +6,20 @@ use core::ptr::{null_mut, read_volatile};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{
-    bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skc_to_tcp_sock,
+    bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
-use mtls_common::addr::{Ip, is_capture_port_v6};
+use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::Surroundings;
 use mtls_common::counters::{Hook, Outcome};
-use mtls_common::gate::{self, Gate};
+use mtls_common::gate::{self, Gate, Loopback};
 use mtls_common::maps::{Netns, PortKey, Socket};
 use mtls_common::reports::Event;
+use mtls_common::syn::{self, Held};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
-use mtls_ebpf::maps::SOCKETS;
+use mtls_ebpf::maps::{HELD, SOCKETS};
 use mtls_ebpf::{facts, report};
 
 /// Where the kernel keeps a socket's network namespace, and in that its
@@ -56,14 +57,12 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: a full socket.
     let to = unsafe { socket_ends(sk, is_v6(sk)) }.peer;
     if interface(&ctx) == LOOPBACK {
-        // To ::1 only what is in the hand-off map is taken from applications.
-        // What should be there and is not must not reach them.
-        let lost = to.ip == Ip::LOCALHOST_V6
-            && is_capture_port_v6(to.port)
-            && storage(sk).is_some_and(|socket| {
-                socket.dialled_through(to).is_some() && socket.state != Socket::RECORDED
-            });
-        return if lost { DROP } else { PASS };
+        let socket = storage(sk);
+        return match (gate::syn_on_loopback(socket, to, facts::listening), socket) {
+            (Loopback::Hold, Some(socket)) => hold(&ctx, &socket),
+            (Loopback::Drop, _) => DROP,
+            _ => PASS,
+        };
     }
     let decision = gate::syn_out(
         &Packet {
@@ -104,6 +103,52 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         port,
     );
     act(&ctx, sk, Hook::Ingress, decision)
+}
+
+/// Hands the SYN to the daemon, which lets it go or refuses it. What cannot be
+/// handed over passes: connect() then succeeds before anybody has answered.
+#[inline(always)]
+fn hold(ctx: &SkBuffContext, socket: &Socket) -> i32 {
+    // SAFETY: the kernel's context.
+    let length = unsafe { read_volatile(&raw const (*ctx.skb.skb).len) };
+    let dialled = Endpoint {
+        ip: socket.dialled,
+        port: socket.dialled_port,
+    };
+    let mut held = Held::new(socket.cookie, dialled, length as u16);
+    if copy(ctx, &mut held) == length && HELD.output(&held, 0).is_ok() {
+        report::count(Hook::Egress, Outcome::Held);
+        DROP
+    } else {
+        report::count(Hook::Egress, Outcome::NotHeld);
+        PASS
+    }
+}
+
+/// Copies the packet, and returns how long it is. The verifier wants lengths
+/// that it knows, so all that a SYN can have are tried; longer than the first
+/// is none that is held.
+#[inline(always)]
+fn copy(ctx: &SkBuffContext, held: &mut Held) -> u32 {
+    macro_rules! first_of {
+        ($($length:literal)*) => {$(
+            // SAFETY: the kernel's context; the packet's place is that long.
+            let done = unsafe {
+                bpf_skb_load_bytes(
+                    ctx.skb.skb.cast(),
+                    0,
+                    held.packet.as_mut_ptr().cast(),
+                    $length,
+                )
+            };
+            if done == 0 {
+                return $length;
+            }
+        )*};
+    }
+    const _: () = assert!(syn::LONGEST == 100);
+    first_of!(100 96 92 88 84 80 76 72 68 64 60 56 52 48 44 40);
+    0
 }
 
 #[inline(always)]

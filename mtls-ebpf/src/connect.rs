@@ -8,19 +8,19 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_ktime_get_ns,
-    bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
-    bpf_skc_to_mptcp_sock, bpf_skc_to_tcp6_sock,
+    bpf_set_retval, bpf_setsockopt, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
+    bpf_skc_to_tcp6_sock,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
 use mtls_common::addr::{Endpoint, Ip};
-use mtls_common::capture::{self, Connecting, Surroundings, Verdict};
+use mtls_common::capture::{self, Answered, Connecting, Surroundings, Verdict};
 use mtls_common::counters::{Hook, Outcome};
-use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_common::maps::{Answer, Netns, PortKey, Socket};
 use mtls_common::reports::Event;
 use mtls_ebpf::context::{IPPROTO_TCP, IPPROTO_UDP, set_user_endpoint, user_endpoint};
-use mtls_ebpf::maps::{LISTENERS, SOCKETS};
+use mtls_ebpf::maps::SOCKETS;
 use mtls_ebpf::{facts, pending, report};
 
 /// Where the kernel keeps IPV6_V6ONLY in its `sock_common`, from its own type
@@ -273,25 +273,24 @@ impl Surroundings for Caller {
 
 impl Connecting for Caller {
     #[inline(always)]
-    fn refused_recently(&self, cookie: u64, to: Endpoint) -> bool {
+    fn answered(&self, cookie: u64, to: Endpoint) -> Answered {
+        let Some(answer) = facts::answer(cookie, to) else {
+            return Answered::Nothing;
+        };
         // SAFETY: takes nothing, changes nothing.
-        facts::refused_until(cookie, to).is_some_and(|until| unsafe { bpf_ktime_get_ns() } < until)
+        let now = unsafe { bpf_ktime_get_ns() };
+        if answer.counts(Answer::ACCEPTED, now) {
+            Answered::Accepted
+        } else if answer.counts(Answer::REFUSED, now) {
+            Answered::Refused
+        } else {
+            Answered::Nothing
+        }
     }
 
     #[inline(always)]
     fn listening(&self, slot: u32) -> bool {
-        // SAFETY: the map is a map; the socket it gives is given back at once.
-        unsafe {
-            let listener = bpf_map_lookup_elem(
-                (&raw const LISTENERS).cast_mut().cast(),
-                (&raw const slot).cast(),
-            );
-            if listener.is_null() {
-                return false;
-            }
-            bpf_sk_release(listener);
-            true
-        }
+        facts::listening(slot)
     }
 
     #[inline(always)]

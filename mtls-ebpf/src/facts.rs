@@ -2,9 +2,11 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use mtls_common::addr::{Endpoint, Ip};
-use mtls_common::maps::{AddressKey, Netns, NetworkKey, PortKey, RefusedKey};
+use mtls_common::maps::{AddressKey, Answer, AnswerKey, Netns, NetworkKey, PortKey};
 
-use crate::maps::{ADDRESSES, EXEMPT, NETNS, NETWORKS, NODE, PORTS, REFUSED};
+use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release};
+
+use crate::maps::{ADDRESSES, ANSWERS, EXEMPT, LISTENERS, NETNS, NETWORKS, NODE, PORTS};
 
 #[inline(always)]
 pub fn netns(cookie: u64) -> Option<(u64, Netns)> {
@@ -51,7 +53,24 @@ pub fn refuse_udp() -> bool {
 }
 
 #[inline(always)]
-pub fn refused_until(cookie: u64, to: Endpoint) -> Option<u64> {
-    // SAFETY: an aligned word; whichever value is read was written.
-    unsafe { REFUSED.get(RefusedKey::new(cookie, to)) }.copied()
+pub fn answer(cookie: u64, to: Endpoint) -> Option<Answer> {
+    // SAFETY: the daemon replaces entries as a whole; the copy is of one.
+    unsafe { ANSWERS.get(AnswerKey::new(cookie, to)) }.copied()
+}
+
+/// Whether a listener of the daemon is in that place.
+#[inline(always)]
+pub fn listening(slot: u32) -> bool {
+    // SAFETY: the map is a map; the socket it gives is given back at once.
+    unsafe {
+        let listener = bpf_map_lookup_elem(
+            (&raw const LISTENERS).cast_mut().cast(),
+            (&raw const slot).cast(),
+        );
+        if listener.is_null() {
+            return false;
+        }
+        bpf_sk_release(listener);
+        true
+    }
 }

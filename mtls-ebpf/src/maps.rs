@@ -8,10 +8,11 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mtls_common::counters;
 use mtls_common::maps::{
-    AddressKey, Dialled, FlowKey, Netns, NetworkKey, Node, Place, PortKey, RefusedKey, Socket,
-    capacity,
+    AddressKey, Answer, AnswerKey, Dialled, FlowKey, Netns, NetworkKey, Node, Place, PortKey,
+    Socket, capacity,
 };
 use mtls_common::reports::{Event, ReportKey};
+use mtls_common::syn::Held;
 
 /// Memory by the entry and not by the capacity, for maps that are mostly empty.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -64,10 +65,10 @@ pub static PENDING: Array<i64, { capacity::PENDING }, { BPF_F_MMAPABLE as usize 
 pub static CLIENT_NAMES: HashMap<FlowKey, Place, { capacity::CLIENT_NAMES }, SPARSE> =
     HashMap::new();
 
-/// Destinations that were refused a moment ago. LRU: a miss costs one more
-/// attempt and decides nothing.
+/// What destinations answered a moment ago. LRU: a miss costs one more attempt
+/// and decides nothing.
 #[btf_map]
-pub static REFUSED: LruHashMap<RefusedKey, u64, { capacity::REFUSED }> = LruHashMap::new();
+pub static ANSWERS: LruHashMap<AnswerKey, Answer, { capacity::ANSWERS }> = LruHashMap::new();
 
 /// When something was last reported. LRU: a miss costs one more report.
 #[btf_map]
@@ -78,3 +79,7 @@ pub static COUNTERS: PerCpuArray<u64, { counters::COUNT as usize }> = PerCpuArra
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
+
+/// SYNs that the daemon has not heard of yet: room for some 3,800.
+#[btf_map]
+pub static HELD: RingBuf<Held, { capacity::HELD }> = RingBuf::new();

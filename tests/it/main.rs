@@ -25,12 +25,15 @@ mod same_node;
 mod same_port_twice;
 mod server_speaks_first;
 mod services;
+mod truthful_clients;
+mod truthful_connect;
 mod udp;
 mod ways_to_connect;
 
 // Many connections, and their limits.
 mod descriptor_limit;
 mod handshakes;
+mod held_connects;
 mod nothing_leaks;
 mod outbound_ports;
 mod slow_readers;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use mtls_common::addr::{Endpoint, Ip};
-use mtls_common::capture::{Connecting, Surroundings};
+use mtls_common::capture::{Answered, Connecting, Surroundings};
 use mtls_common::maps::{FlowKey, Instance, Netns, NetworkKey};
 use mtls_common::steer::Arriving;
 
@@ -28,7 +28,7 @@ pub(crate) struct Around {
     pub(crate) node_bits: u32,
     pub(crate) pass_unknown: bool,
     pub(crate) pass_outside: bool,
-    pub(crate) refused_recently: bool,
+    pub(crate) answered: Answered,
     pub(crate) listening: bool,
     pub(crate) room: bool,
     pub(crate) only_v6: bool,
@@ -49,7 +49,7 @@ impl Around {
             node_bits: mtls_common::maps::MESH,
             pass_unknown: false,
             pass_outside: true,
-            refused_recently: false,
+            answered: Answered::Nothing,
             listening: true,
             room: true,
             only_v6: false,
@@ -139,8 +139,9 @@ impl Surroundings for Around {
 }
 
 impl Connecting for Around {
-    fn refused_recently(&self, _cookie: u64, _to: Endpoint) -> bool {
-        self.refused_recently
+    fn answered(&self, cookie: u64, _to: Endpoint) -> Answered {
+        assert_eq!(cookie, COOKIE, "another workload's answers");
+        self.answered
     }
 
     fn listening(&self, slot: u32) -> bool {

@@ -1,5 +1,5 @@
 use mtls_common::addr::Ip;
-use mtls_common::capture::{Verdict, connect, datagram, nth};
+use mtls_common::capture::{Answered, Verdict, connect, datagram, nth};
 use mtls_common::counters::Outcome;
 use mtls_common::maps::{EXCLUDED, MESH, Netns, Socket};
 use proptest::prelude::*;
@@ -117,7 +117,7 @@ fn each_reason_to_refuse_refuses() {
             Outcome::RefusedOutside,
         ),
         (
-            |around| around.refused_recently = true,
+            |around| around.answered = Answered::Refused,
             Outcome::RefusedRecently,
         ),
         (
@@ -146,6 +146,23 @@ fn only_a_true_v6_connection_of_a_v6_only_socket_goes_to_localhost_v6() {
 }
 
 #[test]
+fn connect_waits_where_it_is_to_and_nobody_accepted_lately() {
+    let held = |flags: u32, answered: Answered| {
+        let around = Around::with(|around| {
+            around.flags = flags;
+            around.answered = answered;
+        });
+        match verdict(&around) {
+            Verdict::Capture(socket) => socket.hold == 1,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(held(Netns::TRUTHFUL, Answered::Nothing));
+    assert!(!held(Netns::TRUTHFUL, Answered::Accepted));
+    assert!(!held(0, Answered::Nothing));
+}
+
+#[test]
 fn datagrams_to_the_mesh_are_refused_others_pass() {
     let of = |change: Change| datagram(&Around::with(change), endpoint("10.0.0.2:53"));
     assert_eq!(of(|_| {}), Verdict::Refuse(Outcome::RefusedUdp));
@@ -166,16 +183,17 @@ fn datagrams_to_the_mesh_are_refused_others_pass() {
 prop_compose! {
     fn any_around()(
         standing in prop_oneof![Just(None), Just(Some(1_u32)), Just(Some(2)), any::<u32>().prop_map(Some)],
-        flags in 0..8_u32,
+        flags in 0..16_u32,
         (exempt, pass_unknown, pass_outside) in any::<(bool, bool, bool)>(),
-        (refused_recently, listening, room, only_v6) in any::<(bool, bool, bool, bool)>(),
+        answered in prop_oneof![Just(Answered::Nothing), Just(Answered::Accepted), Just(Answered::Refused)],
+        (listening, room, only_v6) in any::<(bool, bool, bool)>(),
         own in proptest::collection::vec(any::<std::net::IpAddr>(), 0..2),
         ports in proptest::collection::vec(any::<u16>(), 0..2),
         (workload_bits, node_bits) in (0..4_u32, 0..4_u32),
     ) -> Around {
         Around {
             standing, flags, exempt, own, ports, workload_bits, node_bits, pass_unknown,
-            pass_outside, refused_recently, listening, room, only_v6,
+            pass_outside, answered, listening, room, only_v6,
             ..Around::enrolled()
         }
     }

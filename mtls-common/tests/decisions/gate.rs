@@ -2,11 +2,13 @@ use std::cell::Cell;
 
 use mtls_common::addr::Ip;
 use mtls_common::counters::Outcome;
-use mtls_common::gate::{Creation, Gate, create, holds_tcp, syn_in, syn_out};
-use mtls_common::maps::{EXCLUDED, MESH, Netns};
+use mtls_common::gate::{
+    Creation, Gate, Loopback, create, holds_tcp, syn_in, syn_on_loopback, syn_out,
+};
+use mtls_common::maps::{EXCLUDED, MESH, Netns, Socket};
 use proptest::prelude::*;
 
-use crate::around::{Around, COOKIE, Change, endpoint};
+use crate::around::{ACCOUNT, Around, COOKIE, Change, endpoint};
 
 fn out(change: Change) -> Gate {
     syn_out(&Around::with(change), endpoint("10.0.0.2:5432"))
@@ -30,6 +32,43 @@ fn what_should_have_been_captured_does_not_leave() {
         }),
         Gate::Drop(Outcome::Dropped)
     );
+}
+
+/// A captured socket that has sent its SYN to where it was turned.
+fn on_loopback(captured: &str, change: fn(&mut Socket), listening: bool) -> Loopback {
+    let captured = endpoint(captured);
+    let mut socket = Socket::captured(COOKIE, ACCOUNT, endpoint("10.0.0.2:5432"), captured, true);
+    socket.state = Socket::RECORDED;
+    change(&mut socket);
+    syn_on_loopback(Some(socket), captured, |slot| {
+        assert_eq!(slot, 40, "another workload's listener");
+        listening
+    })
+}
+
+#[test]
+fn a_held_syn_waits_for_a_daemon_that_is_there() {
+    for captured in ["127.64.1.2:29184", "[::1]:29190"] {
+        assert_eq!(on_loopback(captured, |_| {}, true), Loopback::Hold);
+        assert_eq!(on_loopback(captured, |_| {}, false), Loopback::Pass);
+        let early = on_loopback(captured, |socket| socket.hold = 0, true);
+        assert_eq!(early, Loopback::Pass);
+    }
+}
+
+#[test]
+fn what_is_not_captured_or_not_recorded_is_not_held() {
+    let elsewhere: fn(&mut Socket) = |socket| socket.captured_port = 80;
+    let unrecorded: fn(&mut Socket) = |socket| socket.state = Socket::CAPTURED;
+    for (captured, lost) in [
+        ("127.64.1.2:29184", Loopback::Pass),
+        ("[::1]:29190", Loopback::Drop),
+    ] {
+        assert_eq!(on_loopback(captured, elsewhere, true), Loopback::Pass);
+        assert_eq!(on_loopback(captured, unrecorded, true), lost);
+        let to = endpoint(captured);
+        assert_eq!(syn_on_loopback(None, to, |_| true), Loopback::Pass);
+    }
 }
 
 #[test]

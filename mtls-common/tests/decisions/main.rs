@@ -13,3 +13,4 @@ mod gate;
 mod maps;
 mod names;
 mod steer;
+mod syn;

@@ -1,10 +1,11 @@
 use mtls_common::counters::{COUNT, Hook, Outcome, index};
 use mtls_common::handoff::{has_room, outlives};
 use mtls_common::maps::{
-    AddressKey, Dialled, FlowKey, Instance, Netns, NetworkKey, Node, Place, PortKey, RefusedKey,
-    Socket, capacity, name,
+    AddressKey, Answer, AnswerKey, Dialled, FlowKey, Instance, Netns, NetworkKey, Node, Place,
+    PortKey, Socket, capacity, name,
 };
 use mtls_common::reports::{Event, ReportKey, report_due};
+use mtls_common::syn::Held;
 
 #[test]
 fn no_type_has_hidden_padding() {
@@ -13,7 +14,9 @@ fn no_type_has_hidden_padding() {
     assert_eq!(size_of::<AddressKey>(), 8 + 16);
     assert_eq!(size_of::<NetworkKey>(), 8 + 4 + 16);
     assert_eq!(size_of::<PortKey>(), 8 + 2 + 2 + 4);
-    assert_eq!(size_of::<RefusedKey>(), 8 + 16 + 2 + 6);
+    assert_eq!(size_of::<AnswerKey>(), 8 + 16 + 2 + 6);
+    assert_eq!(size_of::<Answer>(), 8 + 4 + 4);
+    assert_eq!(size_of::<Held>(), 8 + 16 + 2 + 2 + 100);
     assert_eq!(size_of::<ReportKey>(), 8 + 8);
     assert_eq!(size_of::<Place>(), 16 + 2 + 2);
     assert_eq!(size_of::<Dialled>(), 16 + 2 + 2 + 4);

@@ -14,7 +14,7 @@ fn ends(local: &str, peer: &str) -> Ends {
 }
 
 fn captured(dialled: &str) -> Socket {
-    Socket::captured(COOKIE, 11, endpoint(dialled), endpoint(CAPTURED))
+    Socket::captured(COOKIE, 11, endpoint(dialled), endpoint(CAPTURED), false)
 }
 
 fn nobody(_: &FlowKey) -> Option<Endpoint> {

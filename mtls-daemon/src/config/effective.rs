@@ -117,6 +117,7 @@ fn node_block(node: &Node) -> Block {
         mode,
         unknown,
         outside,
+        connect,
         workers,
     } = node;
     let unknown = match unknown {
@@ -135,6 +136,7 @@ fn node_block(node: &Node) -> Block {
             ("mode", text(mode)),
             ("unknown", text(unknown)),
             ("outside", text(outside)),
+            ("connect", text(connect)),
             ("workers", plain(workers)),
         ],
     )
@@ -267,6 +269,7 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
         place,
         addresses,
         mode,
+        connect,
         source,
         excluded,
         excluded_outbound_ports,
@@ -290,6 +293,7 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
             ("unit", unit),
             ("addresses", texts(addresses)),
             ("mode", mode.as_ref().and_then(text)),
+            ("connect", connect.as_ref().and_then(text)),
             ("excluded", texts(excluded)),
             ("excluded_outbound_ports", list(excluded_outbound_ports)),
             ("excluded_inbound_ports", list(excluded_inbound_ports)),

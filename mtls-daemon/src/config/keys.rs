@@ -111,6 +111,9 @@ const GIB: u64 = 1 << 30;
 /// The `mode` of a node and of a workload. DISABLE and STRICT are accepted too.
 const MODES: Shape = Choice(&["off", "strict"]);
 
+/// The `connect` of a node and of a workload.
+const CONNECTS: Shape = Choice(&["truthful", "early"]);
+
 #[rustfmt::skip]
 const fn key(
     name: &'static str, shape: Shape, default: Fallback, applies: Applies,
@@ -142,6 +145,8 @@ pub const SECTIONS: &[Section] = &[
                 "Connections from a network namespace that nobody has classified: `refuse` answers ECONNREFUSED and reports it, `pass` lets them through in clear."),
             key("outside", Choice(&["direct", "refuse"]), Is(r#""direct""#), Live, r#""direct""#,
                 "Connections of enrolled workloads to destinations outside of the mesh: `direct` lets them through in clear and counts them, `refuse` refuses them."),
+            key("connect", CONNECTS, Is(r#""truthful""#), Live, r#""truthful""#,
+                "When the workloads' connect() succeeds: `truthful`, when the far application has accepted, and it is refused when that refuses; where it accepted another connection of the workload within the last few seconds it is not asked first. `early`, at once: a refusal comes as a reset."),
             key("workers", Count(0, 1024), Is("0"), Restart, "0",
                 "Threads that carry connections; 0 for one a core."),
         ],
@@ -238,7 +243,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "workload", repeated: true,
-        doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. Changed exclusions hold for new connections; any other change enrols it anew and resets its open connections.",
+        doc: "A workload of this node: a network namespace with an identity. Exactly one of `netns`, `cgroup` and `unit` says where it is. Changed exclusions hold for new connections; so does `connect`; any other change enrols it anew and resets its open connections.",
         keys: &[
             key("name", Name, Required, Live, r#""web""#,
                 "Its name in logs, metrics and `status`; unique on the node."),
@@ -254,6 +259,8 @@ pub const SECTIONS: &[Section] = &[
                 "Its addresses, assigned in its network namespace."),
             key("mode", MODES, Unset("`node.mode`"), Live, r#""strict""#,
                 "As `node.mode`, for this workload."),
+            key("connect", CONNECTS, Unset("`node.connect`"), Live, r#""early""#,
+                "As `node.connect`, for this workload."),
             key("excluded", List(&Network), Is("[]"), Live, "[]",
                 "Networks that are not intercepted, besides `network.excluded`."),
             key("excluded_outbound_ports", List(&Port), Is("[]"), Live, "[]",

@@ -65,6 +65,8 @@ pub struct Node {
     pub unknown: Unknown,
     /// Destinations outside of the mesh. Default: direct. Live.
     pub outside: Outside,
+    /// When connect() succeeds. Default: truthful. Live.
+    pub connect: Connect,
     /// Data threads; 0: one a core. Restart.
     pub workers: usize,
 }
@@ -105,6 +107,10 @@ impl Config {
     pub fn mode_of(&self, workload: &Workload) -> Mode {
         workload.mode.unwrap_or(self.node.mode)
     }
+
+    pub fn connect_of(&self, workload: &Workload) -> Connect {
+        workload.connect.unwrap_or(self.node.connect)
+    }
 }
 
 /// How a workload's connections are treated.
@@ -115,6 +121,24 @@ pub enum Mode {
     Off,
     /// Mutual TLS or nothing.
     Strict,
+}
+
+/// When an application's connect() succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// When the far application has accepted.
+    Truthful,
+    /// At once.
+    Early,
+}
+
+impl fmt::Display for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Truthful => "truthful",
+            Self::Early => "early",
+        })
+    }
 }
 
 /// What connections of an unclassified network namespace meet.
@@ -293,6 +317,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// `None`: the node's.
     pub mode: Option<Mode>,
+    /// `None`: the node's.
+    pub connect: Option<Connect>,
     /// `None`: the node's.
     pub source: Option<Source>,
     /// Added to `network.excluded`.

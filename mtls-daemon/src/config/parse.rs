@@ -13,9 +13,9 @@ use super::reader::{Part, Reader};
 use super::source::source;
 use super::value::{Bytes, is_name};
 use super::{
-    Admin, Config, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity, Kernel,
-    Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, Source,
-    Udp, Unknown, Workload,
+    Admin, Config, Connect, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity,
+    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service,
+    Source, Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -203,12 +203,14 @@ fn node(part: &Part<'_>) -> Option<Node> {
     let mode = part.get::<Mode>("mode");
     let unknown = part.get::<Unknown>("unknown");
     let outside = part.get::<Outside>("outside");
+    let connect = part.get::<Connect>("connect");
     let workers = part.get::<usize>("workers");
     Some(Node {
         name: name?,
         mode: mode?,
         unknown: unknown?,
         outside: outside?,
+        connect: connect?,
         workers: workers?,
     })
 }
@@ -308,6 +310,7 @@ fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
     let place = place(part);
     let addresses = part.get("addresses");
     let mode = part.get::<Mode>("mode");
+    let connect = part.get::<Connect>("connect");
     let source = source(part, node);
     let excluded = part.get("excluded");
     let excluded_outbound_ports = part.get("excluded_outbound_ports");
@@ -318,6 +321,7 @@ fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
         place: place?,
         addresses: addresses?,
         mode,
+        connect,
         source,
         excluded: excluded?,
         excluded_outbound_ports: excluded_outbound_ports?,

@@ -13,7 +13,7 @@ use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{
-    CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy,
+    Connect, CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy,
     Selector, ServerUrl, ServicePort, Udp, Unknown,
 };
 
@@ -452,6 +452,7 @@ macro_rules! choices {
 }
 choices! {
     Mode { "off" => Off, "strict" => Strict, "DISABLE" => Off, "STRICT" => Strict, }
+    Connect { "truthful" => Truthful, "early" => Early, }
     Unknown { "refuse" => Refuse, "pass" => Pass, }
     Outside { "direct" => Direct, "refuse" => Refuse, }
     SelectedBy { "name" => Name, "pid" => Pid, }

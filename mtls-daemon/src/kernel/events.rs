@@ -10,11 +10,13 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use mtls_common::addr::Endpoint;
 use mtls_common::reports::Event as Record;
+use mtls_common::syn::{Held, Syn};
 
 use super::handoff::socket_addr;
 use super::log::ToTracing;
 use super::readable::Readable;
 use super::watch::Watch;
+use crate::addr::OriginalDst;
 
 /// News from the hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,12 @@ pub enum Event {
         source: SocketAddr,
         port: u16,
     },
+    /// The SYN of an application that waits in connect().
+    Held {
+        cookie: u64,
+        dialled: OriginalDst,
+        syn: Syn,
+    },
     /// The cgroup that the hooks are attached to was removed, or made again:
     /// see `Kernel::attached` and `Kernel::repair`.
     AttachPoint,
@@ -44,6 +52,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Events {
     ring: Readable<RingBuf<MapData>>,
+    held: Readable<RingBuf<MapData>>,
     log: Option<Readable<EbpfLogger<ToTracing>>>,
     watch: Watch,
 }
@@ -51,6 +60,7 @@ pub struct Events {
 impl Events {
     pub(super) fn new(
         ring: RingBuf<MapData>,
+        held: RingBuf<MapData>,
         hooks: Option<Ebpf>,
         attach_point: &Path,
     ) -> io::Result<Self> {
@@ -64,6 +74,7 @@ impl Events {
             .transpose()?;
         Ok(Self {
             ring: Readable::new(ring)?,
+            held: Readable::new(held)?,
             log,
             watch: Watch::new(attach_point)?,
         })
@@ -78,6 +89,12 @@ impl Events {
                 record = self.ring.next(|ring| ring.next().map(|item| parse(&item))) => {
                     // A record that this version does not know is no news.
                     if let Some(event) = record {
+                        return event;
+                    }
+                }
+                held = self.held.next(|ring| ring.next().map(|item| parse_held(&item))) => {
+                    // Nobody can answer what is no SYN: its sender gives up.
+                    if let Some(event) = held {
                         return event;
                     }
                 }
@@ -119,6 +136,18 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     }
 }
 
+fn parse_held(bytes: &[u8]) -> Option<Event> {
+    let held = Held::from_bytes(bytes.get(..Held::SIZE)?.try_into().ok()?);
+    Some(Event::Held {
+        cookie: held.cookie,
+        dialled: OriginalDst(socket_addr(Endpoint {
+            ip: held.dialled,
+            port: held.dialled_port,
+        })),
+        syn: Syn::parse(&held)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +157,7 @@ mod tests {
         assert_eq!(parse(&[]), None);
         assert_eq!(parse(&[0; Record::SIZE]), None);
         assert_eq!(parse(&[0xff; Record::SIZE + 8]), None);
+        assert_eq!(parse_held(&[]), None);
+        assert_eq!(parse_held(&[0xff; Held::SIZE]), None);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mtls_common::addr::Endpoint;
-use mtls_common::maps::{Dialled, FlowKey, Place, RefusedKey, capacity, name};
+use mtls_common::maps::{Answer, AnswerKey, Dialled, FlowKey, Place, capacity, name};
 use nix::time::{ClockId, clock_gettime};
 
 use super::error::{KernelError, While};
@@ -26,7 +26,7 @@ pub struct Handoff {
     pending: Arc<Counters>,
     client_names: Map<FlowKey, Place>,
     named: Arc<AtomicUsize>,
-    refused: Map<RefusedKey, u64>,
+    answers: Map<AnswerKey, Answer>,
 }
 
 /// Place of all in `PENDING`.
@@ -51,7 +51,7 @@ impl Handoff {
             pending: Arc::new(pending),
             client_names: programs::map(maps, name::CLIENT_NAMES)?,
             named: Arc::default(),
-            refused: programs::map(maps, name::REFUSED)?,
+            answers: programs::map(maps, name::ANSWERS)?,
         })
     }
 
@@ -101,12 +101,39 @@ impl Handoff {
         })
     }
 
+    /// Whether the application that dialled has not given up: the kernel's
+    /// note of it is there still, and stays.
+    pub fn is_waiting(
+        &self,
+        cookie: u64,
+        source: SocketAddr,
+        captured_at: SocketAddr,
+    ) -> io::Result<bool> {
+        let flow = FlowKey::new(cookie, endpoint(source), endpoint(captured_at));
+        Ok(self.original_dst.get(&flow)?.is_some())
+    }
+
     /// Answers connect() to that destination with ECONNREFUSED for a while.
     pub fn refuse(&self, cookie: u64, dst: OriginalDst, for_: Duration) -> io::Result<()> {
+        self.answer(cookie, dst, Answer::REFUSED, for_)
+    }
+
+    /// Lets connect() to that destination succeed at once for a while.
+    pub fn accept(&self, cookie: u64, dst: OriginalDst, for_: Duration) -> io::Result<()> {
+        self.answer(cookie, dst, Answer::ACCEPTED, for_)
+    }
+
+    /// The next connect() to that destination waits for its answer.
+    pub fn forget_answer(&self, cookie: u64, dst: OriginalDst) -> io::Result<()> {
+        let key = AnswerKey::new(cookie, endpoint(dst.0));
+        self.answers.remove(&key).map(drop)
+    }
+
+    fn answer(&self, cookie: u64, dst: OriginalDst, kind: u32, for_: Duration) -> io::Result<()> {
         let until = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?) + for_;
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-        self.refused
-            .put(&RefusedKey::new(cookie, endpoint(dst.0)), &until)
+        let key = AnswerKey::new(cookie, endpoint(dst.0));
+        self.answers.put(&key, &Answer::new(kind, until))
     }
 
     /// Nobody asks any more for what was captured in a network namespace.

@@ -80,6 +80,8 @@ pub struct Enrolment<'a> {
     pub excluded: Vec<IpNet>,
     pub excluded_outbound_ports: Vec<u16>,
     pub excluded_inbound_ports: Vec<u16>,
+    /// Whether connect() waits for the far application.
+    pub truthful: bool,
     /// Listeners of each kind.
     pub spread: u32,
 }
@@ -325,8 +327,9 @@ impl Kernel {
 
     /// The news from the hooks; to be taken once, within a runtime.
     pub fn events(&mut self) -> Result<Events, KernelError> {
-        let ring = programs::events(&self.folders.maps)?;
-        Events::new(ring, self.object.take(), self.point.path())
+        let ring = programs::ring(&self.folders.maps, name::EVENTS)?;
+        let held = programs::ring(&self.folders.maps, name::HELD)?;
+        Events::new(ring, held, self.object.take(), self.point.path())
             .doing("listening to the kernel programs")
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Pod;
 use mtls_common::maps::{
-    AddressKey, Dialled, FlowKey, LAYOUT, Netns, Node, PortKey, RefusedKey, capacity, name,
+    AddressKey, Answer, AnswerKey, Dialled, FlowKey, LAYOUT, Netns, Node, PortKey, capacity, name,
 };
 
 use super::btf::Offsets;
@@ -201,6 +201,7 @@ fn forms() -> [(&'static str, MapForm); 8] {
     // From <linux/bpf.h>, enum bpf_map_type.
     const HASH: u32 = 1;
     const ARRAY: u32 = 2;
+    const LRU_HASH: u32 = 9;
     const LPM_TRIE: u32 = 11;
     type NetworkKey = aya::maps::lpm_trie::Key<mtls_common::maps::NetworkKey>;
     [
@@ -220,7 +221,10 @@ fn forms() -> [(&'static str, MapForm); 8] {
             form::<FlowKey, Dialled>(HASH, capacity::ORIGINAL_DST),
         ),
         (name::PENDING, form::<u32, i64>(ARRAY, capacity::PENDING)),
-        (name::REFUSED, form::<RefusedKey, u64>(9, capacity::REFUSED)),
+        (
+            name::ANSWERS,
+            form::<AnswerKey, Answer>(LRU_HASH, capacity::ANSWERS),
+        ),
     ]
 }
 

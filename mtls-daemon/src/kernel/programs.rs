@@ -192,8 +192,8 @@ pub(super) fn counters(folder: &Path) -> Result<PerCpuArray<MapData, u64>, Kerne
         .map_err(|error| KernelError::Object(error.into()))
 }
 
-pub(super) fn events(folder: &Path) -> Result<RingBuf<MapData>, KernelError> {
-    RingBuf::try_from(AyaMap::RingBuf(pinned(folder, name::EVENTS)?))
+pub(super) fn ring(folder: &Path, name: &'static str) -> Result<RingBuf<MapData>, KernelError> {
+    RingBuf::try_from(AyaMap::RingBuf(pinned(folder, name)?))
         .map_err(|error| KernelError::Object(error.into()))
 }
 

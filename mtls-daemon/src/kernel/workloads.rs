@@ -144,7 +144,8 @@ impl Workloads {
                 | flag(
                     !enrolment.excluded_inbound_ports.is_empty(),
                     Netns::HAS_PORTS_IN,
-                ),
+                )
+                | flag(enrolment.truthful, Netns::TRUTHFUL),
             primary_v4: first(true).unwrap_or(Ip::UNSPECIFIED_V4),
             primary_v6: first(false).unwrap_or(Ip::UNSPECIFIED_V6),
         })

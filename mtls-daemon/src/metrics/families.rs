@@ -44,6 +44,8 @@ families! {
         "Outbound tunnels by state.";
     CONNECTIONS = Counter "mtls_connections_total" ["direction", "result"]
         "Connections of enrolled workloads that reached the daemon.";
+    HELD_CONNECTS = Counter "mtls_held_connects_total" ["result"]
+        "Calls of connect() that waited for the far application (`connect = \"truthful\"`), by what came of them.";
     CONNECTIONS_REFUSED = Counter "mtls_connections_refused_total" ["direction", "reason"]
         "Connections that the daemon refused, by reason.";
     CONNECTIONS_ENDED = Counter "mtls_connections_ended_total" ["direction", "reason"]

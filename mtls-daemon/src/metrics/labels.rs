@@ -89,6 +89,20 @@ label! {
 }
 
 label! {
+    /// What came of a connect() that waited for the far application.
+    HeldConnect {
+        /// The far application accepted: connect() succeeded.
+        Released = "released",
+        /// connect() failed, for a reason that `connections_refused_total` names.
+        Refused = "refused",
+        /// The same, because `limits.establish` passed.
+        TimedOut = "timed_out",
+        /// The application closed its socket first.
+        GivenUp = "given_up",
+    }
+}
+
+label! {
     /// Which way bytes went, within one connection.
     Towards {
         /// To the peer's daemon, through the tunnel.

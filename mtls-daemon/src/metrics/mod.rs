@@ -4,6 +4,7 @@
 
 mod cells;
 pub mod families;
+mod kernel;
 mod labels;
 mod process;
 mod sheet;
@@ -21,8 +22,8 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 
 use cells::{Cell, Durations, Table};
 pub use labels::{
-    Acquire, ConnectionResult, Direction, Group, Handshake, Labels, Limit, Outcome, Plaintext,
-    PoolState, Towards,
+    Acquire, ConnectionResult, Direction, Group, Handshake, HeldConnect, Labels, Limit, Outcome,
+    Plaintext, PoolState, Towards,
 };
 pub use process::descriptors;
 use sheet::Sheet;
@@ -46,6 +47,7 @@ struct Shard {
     pool_acquire: Table<Acquire>,
     pool_connections: Table<PoolState>,
     connections: Table<(Direction, ConnectionResult)>,
+    held_connects: Table<HeldConnect>,
     connections_refused: Table<(Direction, Reason)>,
     connections_ended: Table<(Direction, Reason)>,
     connections_open: Table<Direction>,
@@ -179,7 +181,7 @@ impl Metrics {
         let mut sheet = Sheet::default();
         self.render_counts(&mut sheet);
         self.render_facts(&mut sheet);
-        render_kernel(&mut sheet, kernel);
+        kernel::render(&mut sheet, kernel);
         render_node(&mut sheet, node);
         process::render(&mut sheet);
         sheet.number(families::PROCESS_START, &[], unix_seconds(self.0.started));
@@ -204,6 +206,7 @@ impl Metrics {
         sheet.table(families::POOL_ACQUIRE, shards, |s| &s.pool_acquire);
         sheet.table(families::POOL_CONNECTIONS, shards, |s| &s.pool_connections);
         sheet.table(families::CONNECTIONS, shards, |s| &s.connections);
+        sheet.table(families::HELD_CONNECTS, shards, |s| &s.held_connects);
         sheet.reasons(families::CONNECTIONS_REFUSED, Use::Refused, shards, |s| {
             &s.connections_refused
         });
@@ -251,77 +254,6 @@ impl Metrics {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         lock(&self.0.facts)
     }
-}
-
-fn render_kernel(sheet: &mut Sheet, kernel: &KernelFigures) {
-    // A first event must show as a rise from 0.
-    let mut blocked: BTreeMap<&str, u64> = BLOCKING.map(|hook| (hook.word(), 0)).into();
-    let mut plaintext = [0; <(Direction, Plaintext)>::COUNT];
-    for &HookCount {
-        hook,
-        outcome,
-        count,
-    } in &kernel.counts
-    {
-        // Without zeroes: most hooks have few of the outcomes.
-        let labels = [hook.word(), outcome.word()];
-        sheet.count(families::HOOK_EVENTS, &labels, count);
-        if is_blocked_bypass(outcome) {
-            *blocked.entry(hook.word()).or_default() += count;
-        }
-        if let Some(labels) = passed_in_clear(hook, outcome) {
-            plaintext[labels.index()] += count;
-        }
-    }
-    for (hook, count) in blocked {
-        sheet.count(families::BYPASS_BLOCKED, &[hook], count);
-    }
-    for (index, count) in plaintext.into_iter().enumerate() {
-        let mut labels = Vec::new();
-        <(Direction, Plaintext)>::values(index, &mut labels);
-        sheet.count(families::PLAINTEXT, &labels, count);
-    }
-    for usage in &kernel.maps {
-        sheet.count(families::BPF_MAP_ENTRIES, &[usage.map], usage.entries);
-        sheet.count(families::BPF_MAP_CAPACITY, &[usage.map], usage.capacity);
-    }
-    for state in &kernel.hooks {
-        let attached = u64::from(state.attached);
-        sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
-    }
-}
-
-/// Hooks that stop what gets past the redirection.
-const BLOCKING: [Hook; 4] = [
-    Hook::SkLookup,
-    Hook::Ingress,
-    Hook::Egress,
-    Hook::SockCreate,
-];
-
-/// Outcomes that stopped something that tried to get past the daemon.
-fn is_blocked_bypass(outcome: Answer) -> bool {
-    matches!(
-        outcome,
-        Answer::Dropped | Answer::RefusedPlaintext | Answer::RefusedRaw
-    )
-}
-
-/// Connections that the kernel let pass in clear, as configured: counted where
-/// there is one event a connection, at connect() and at the first SYN.
-fn passed_in_clear(hook: Hook, outcome: Answer) -> Option<(Direction, Plaintext)> {
-    let direction = match hook {
-        Hook::Connect4 | Hook::Connect6 => Direction::Outbound,
-        Hook::SkLookup => Direction::Inbound,
-        _ => return None,
-    };
-    let reason = match outcome {
-        Answer::PassedOutside => Plaintext::Outside,
-        Answer::PassedExcluded => Plaintext::Excluded,
-        Answer::PassedUnknown => Plaintext::UnknownWorkload,
-        _ => return None,
-    };
-    Some((direction, reason))
 }
 
 fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
@@ -407,6 +339,11 @@ impl ThreadMetrics {
     /// A peer proved a renewed certificate on an open tunnel, or failed to.
     pub fn tunnel_proof(&self, direction: Direction, outcome: Outcome) {
         self.shard.proofs.at((direction, outcome)).add(1);
+    }
+
+    /// An application waited in connect(), and this is what came of it.
+    pub fn connect_held(&self, how: HeldConnect) {
+        self.shard.held_connects.at(how).add(1);
     }
 
     pub fn pool_acquired(&self, how: Acquire) {

@@ -13,8 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mtls_common::syn::Syn;
 use tokio::sync::{oneshot, watch};
 
+use crate::addr::OriginalDst;
 use crate::admin::view::Phase;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -23,11 +25,11 @@ use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
 use crate::kubernetes::Snapshot;
 use crate::metrics::{Metrics, ThreadMetrics};
-use crate::netns::Netns;
+use crate::netns::{Cookie, Netns};
 use crate::reason::Reason;
 use crate::worker::{self, Command};
 
-use enrolled::Enrolled;
+use enrolled::{Enrolled, Placed};
 pub use reload::InstallError;
 
 pub struct Node {
@@ -109,7 +111,35 @@ impl Node {
                     "refused plain text to a strict workload"
                 );
             }
+            Event::Held {
+                cookie,
+                dialled,
+                syn,
+            } => self.hold(Cookie(*cookie), *dialled, *syn),
             Event::AttachPoint => self.mend_hooks(),
+        }
+    }
+
+    /// To the workload's worker. Whose workload nobody serves any more has no
+    /// listener, and the kernel refuses it when it asks again.
+    fn hold(&self, instance: Cookie, dialled: OriginalDst, syn: Syn) {
+        let workloads = self.workloads.borrow();
+        let home = workloads
+            .values()
+            .find_map(|enrolled| match &enrolled.placed {
+                Placed::Served(workload, home) if workload.netns.cookie() == instance => {
+                    Some(*home)
+                }
+                _ => None,
+            });
+        if let Some(home) = home {
+            let command = Command::Hold {
+                instance,
+                dialled,
+                syn,
+            };
+            // A worker that has ended ends the process.
+            let _ = self.workers[home].commands.send(command);
         }
     }
 

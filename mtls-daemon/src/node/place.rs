@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use crate::config::{self, Mode, Place};
+use crate::config::{self, Connect, Mode, Place};
 use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots};
 use crate::locate::Located;
 use crate::netns::{self, Cookie, Family, Netns};
@@ -204,7 +204,8 @@ impl Node {
         cgroup_id: Option<u64>,
     ) -> Result<(Slots, Vec<IpAddr>), Fault> {
         let (addresses, missing) = own_addresses(wanted, netns)?;
-        let network = &self.config.borrow().network;
+        let config = self.config.borrow();
+        let network = &config.network;
         let mut kernel = self.kernel.borrow_mut();
         if let Some(fault) = &missing
             && kernel.is_enrolled(netns.cookie().0)
@@ -226,6 +227,7 @@ impl Node {
                 &network.excluded_inbound_ports,
                 &wanted.excluded_inbound_ports,
             ),
+            truthful: config.connect_of(wanted) == Connect::Truthful,
             spread: SPREAD,
         });
         let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;

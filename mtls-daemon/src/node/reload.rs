@@ -171,11 +171,11 @@ impl Node {
         let mode_of = |workload| config.mode_of(workload);
         workloads.retain(|name, enrolled| {
             let same = wanted.get(name.as_str()).is_some_and(|new| {
-                let excluded_aside = with_exclusions_of(new, &enrolled.wanted);
-                excluded_aside == **new && enrolled.mode == mode_of(new)
+                let rules_aside = with_rules_of(new, &enrolled.wanted);
+                rules_aside == **new && enrolled.mode == mode_of(new)
             });
             if same && let Some(new) = wanted.remove(name.as_str()) {
-                // The hooks are told of its exclusions in a moment.
+                // The hooks are told of its rules in a moment.
                 enrolled.wanted = new.clone();
                 return true;
             }
@@ -209,12 +209,13 @@ impl Node {
     }
 }
 
-/// `workload`, but with the exclusions of `other`.
-fn with_exclusions_of(other: &config::Workload, workload: &config::Workload) -> config::Workload {
+/// `workload`, but with the exclusions of `other`, and its connect().
+fn with_rules_of(other: &config::Workload, workload: &config::Workload) -> config::Workload {
     config::Workload {
         excluded: other.excluded.clone(),
         excluded_outbound_ports: other.excluded_outbound_ports.clone(),
         excluded_inbound_ports: other.excluded_inbound_ports.clone(),
+        connect: other.connect,
         ..workload.clone()
     }
 }

@@ -258,6 +258,7 @@ impl Node {
             place: request.place,
             addresses,
             mode: None,
+            connect: None,
             source: None,
             excluded: Vec::new(),
             excluded_outbound_ports: Vec::new(),

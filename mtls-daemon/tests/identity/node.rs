@@ -90,6 +90,7 @@ pub(crate) fn workload(name: &str, spiffe_id: &str, source: Option<Source>) -> W
         place: Place::Netns(PathBuf::from("/nowhere")),
         addresses: Vec::new(),
         mode: None,
+        connect: None,
         source,
         excluded: Vec::new(),
         excluded_outbound_ports: Vec::new(),

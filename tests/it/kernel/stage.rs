@@ -135,6 +135,7 @@ impl Stage {
             excluded: Vec::new(),
             excluded_outbound_ports: Vec::new(),
             excluded_inbound_ports: Vec::new(),
+            truthful: false,
             spread: 1,
         };
         change(&mut enrolment);

@@ -160,6 +160,7 @@ fn workload() -> config::Workload {
         place: config::Place::Netns(PathBuf::from("/nowhere")),
         addresses: Vec::new(),
         mode: None,
+        connect: None,
         source: None,
         excluded: Vec::new(),
         excluded_outbound_ports: Vec::new(),
