@@ -14,6 +14,7 @@ use crate::netns::{self, Netns};
 use crate::policy::Permit;
 use crate::reason::Reason;
 use crate::refused::Refused;
+use crate::sock_diag;
 
 /// A connection to the application, and the note in the kernel by which the
 /// application sees its true client; the note lives as long as this.
@@ -51,7 +52,7 @@ pub async fn dial(
             }
             Err(error) => return Err(Refused::socket(&error, "noting the client's address")),
         };
-        match timeout(limit, connect(socket, app)).await {
+        match timeout(limit, connect(netns, socket, from, app)).await {
             Ok(Ok(socket)) => return Ok(Dialled { socket, name }),
             Ok(Err(error)) if is_taken(&error) => taken = Some(error),
             Ok(Err(error)) => {
@@ -108,7 +109,12 @@ fn source(app: SocketAddr, client: ClientAddr, nth: u16) -> Option<SocketAddr> {
 
 /// Connects, mostly without waiting: on loopback the handshake is over, one
 /// way or the other, when the call returns, and asking once more tells.
-async fn connect(socket: Socket, app: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(
+    netns: &Netns,
+    socket: Socket,
+    from: SocketAddr,
+    app: SocketAddr,
+) -> io::Result<TcpStream> {
     let under_way = |error: &io::Error| {
         matches!(
             error.raw_os_error(),
@@ -125,6 +131,10 @@ async fn connect(socket: Socket, app: SocketAddr) -> io::Result<TcpStream> {
     });
     match asked {
         Ok(()) => Ok(socket.into()),
+        // Over IPv6 a closed port is silent: its RST has no way to ::1.
+        Err(error) if under_way(&error) && is_closed(netns, app, from) => {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
         // A full backlog: the kernel goes on asking.
         Err(error) if under_way(&error) => {
             let stream = tokio::net::TcpStream::from_std(socket.into())?;
@@ -136,6 +146,15 @@ async fn connect(socket: Socket, app: SocketAddr) -> io::Result<TcpStream> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether nobody listens at `app`. Who cannot be asked may answer yet.
+fn is_closed(netns: &Netns, app: SocketAddr, from: SocketAddr) -> bool {
+    let listens = sock_diag::listens(netns, app, from);
+    !listens.unwrap_or_else(|error| {
+        tracing::debug!(%error, %app, "asking for a listener");
+        true
+    })
 }
 
 /// A socket of the workload's namespace at `from`, and where that is if its

@@ -4,6 +4,7 @@
 //! back, a route, a tunnel to the peer's daemon, and a stream in that tunnel.
 
 mod hold;
+mod waiting;
 
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -79,7 +80,7 @@ impl Outbound {
             return;
         };
         // The application waited in connect(): its peer has answered already.
-        if let Some((flow, stream)) = self.holds.take(&captured) {
+        if let Some((flow, stream)) = self.holds.of(&captured) {
             spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
             return;
         }

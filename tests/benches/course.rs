@@ -247,11 +247,15 @@ pub(crate) fn beside(client: &Pod, to: SocketAddr, order: Order) -> Result<Proce
 
 /// The server's program in a pod, listening.
 pub(crate) fn serve(pod: &Pod) -> Result<Process> {
+    serve_at(pod, PORT)
+}
+
+pub(crate) fn serve_at(pod: &Pod, port: u16) -> Result<Process> {
     let serving = pod
         .spawn(&myself()?)?
-        .args(["--serve", &PORT.to_string()])
+        .args(["--serve", &port.to_string()])
         .start()?;
-    pod.netns().wait_until_listens(PORT)?;
+    pod.netns().wait_until_listens(port)?;
     Ok(serving)
 }
 

@@ -2,8 +2,14 @@
 //! application does not listen, at the first attempt and by each way to ask,
 //! and succeeds as soon as it does.
 
+use std::time::Duration;
+
 use mtls_tests::script::{Connect, How, SocketKind, Step};
 use mtls_tests::{Family, Pair, Result, ensure, ensure_eq, play};
+
+/// Until then a dial to an application waits by default (`limits.connect`):
+/// who is told later was not refused by it.
+const DIAL: Duration = Duration::from_secs(5);
 
 #[test]
 fn truthful_connect() -> Result {
@@ -45,6 +51,8 @@ fn truthful_connect() -> Result {
                     format!("{what}: {refused:?}")
                 })?;
                 ensure_eq(refused.error(), "ECONNREFUSED", &what)?;
+                let took = Duration::from_micros(refused.connect_micros);
+                ensure(took < DIAL, || format!("{what}: told after {took:?}"))?;
             }
             if how == How::FastOpenSend {
                 continue; // its server would hear another script

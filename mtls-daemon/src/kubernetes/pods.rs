@@ -105,6 +105,7 @@ impl Pod {
             place: Place::Pod(self.uid.clone()),
             addresses: Vec::new(),
             mode: Some(self.mode.or(of_namespace).unwrap_or(rules.mode)),
+            connect: None,
             source: self.source(rules),
             excluded: self.excluded.clone(),
             excluded_outbound_ports: self.excluded_outbound_ports.clone(),

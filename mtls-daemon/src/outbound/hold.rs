@@ -3,9 +3,6 @@
 //! then comes to the listener as any other; a refusal is answered with RST|ACK,
 //! and connect() fails with ECONNREFUSED.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +15,13 @@ use tokio::time::timeout;
 use crate::addr::OriginalDst;
 use crate::flow::Flow;
 use crate::metrics::{HeldConnect, Limit};
-use crate::netns::{self, Cookie};
+use crate::netns;
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::tunnel::Stream;
 use crate::workload::Workload;
 
+use super::waiting::{Attempt, Ends, Entered, Waiting};
 use super::{Captured, Outbound};
 
 /// A connection of an application that waits in connect().
@@ -41,7 +39,7 @@ impl Outbound {
     /// Ask the far application, and tell the one that waits. A SYN that was
     /// sent again while its peer is asked changes nothing.
     pub fn hold(self: Rc<Self>, held: Held, pending: Arc<Semaphore>) {
-        match self.holds.enter(&held) {
+        match self.holds.enter(held.attempt()) {
             Entered::New => {}
             Entered::Asked => return,
             Entered::Answered => return held.answer(&held.syn.whole()),
@@ -69,26 +67,32 @@ impl Outbound {
                 self.metrics.connect_held(HeldConnect::GivenUp);
                 self.flows
                     .refused(&flow, &Refused::from(Reason::ResetByLocalApp));
-                self.holds.leave(&held);
+                self.holds.leave(held.attempt());
             }
             Ok(stream) => {
-                let Some(taken) = self.holds.answered(&held, flow, stream) else {
-                    return self.metrics.connect_held(HeldConnect::GivenUp);
+                let (sender, taken) = oneshot::channel();
+                let answer = Answer {
+                    flow,
+                    stream,
+                    _taken: sender,
                 };
+                if !self.holds.answered(held.attempt(), answer) {
+                    return self.metrics.connect_held(HeldConnect::GivenUp);
+                }
                 self.metrics.connect_held(HeldConnect::Released);
                 // Its place is free for the connection that the listener takes.
                 drop(pass);
                 held.answer(&held.syn.whole());
                 // Not taken: the application has gone, and its stream is reset.
                 let _ = timeout(TAKEN_WITHIN, taken).await;
-                self.holds.leave(&held);
+                self.holds.leave(held.attempt());
             }
             Err(refused) => self.turn_away(&held, &flow, &refused),
         }
     }
 
     fn turn_away(&self, held: &Held, flow: &Flow, refused: &Refused) {
-        if !self.holds.leave(held) {
+        if !self.holds.leave(held.attempt()) {
             return;
         }
         self.metrics.connect_held(match refused.reason {
@@ -104,11 +108,11 @@ impl Outbound {
     }
 
     fn is_waiting(&self, held: &Held) -> bool {
-        let Key {
+        let Ends {
             instance,
             source,
             captured_at,
-        } = held.key();
+        } = held.attempt().ends;
         let waiting = self.handoff.is_waiting(instance.0, source, captured_at);
         waiting.unwrap_or_else(|error| {
             tracing::error!(%error, "reading the hand-off map");
@@ -118,11 +122,14 @@ impl Outbound {
 }
 
 impl Held {
-    fn key(&self) -> Key {
-        Key {
-            instance: self.workload.netns.cookie(),
-            source: self.syn.source(),
-            captured_at: self.syn.target(),
+    fn attempt(&self) -> Attempt {
+        Attempt {
+            ends: Ends {
+                instance: self.workload.netns.cookie(),
+                source: self.syn.source(),
+                captured_at: self.syn.target(),
+            },
+            sequence: self.syn.sequence(),
         }
     }
 
@@ -135,99 +142,25 @@ impl Held {
     }
 }
 
-/// Connections whose applications wait in connect(), or are about to be
-/// accepted because of it. Each has a place in `limits.pending_per_workload`
-/// until it is answered, and is forgotten soon after.
-#[derive(Default)]
-pub struct Holds(RefCell<HashMap<Key, Hold>>);
+/// What waiting connections are told. Each has a place in
+/// `limits.pending_per_workload` until then, and is forgotten soon after.
+pub type Holds = Waiting<Answer>;
 
-/// One connection, as the kernel knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    instance: Cookie,
-    source: SocketAddr,
-    captured_at: SocketAddr,
-}
-
-struct Hold {
-    /// Tells it from a later one of the same ends.
-    sequence: u32,
-    answer: Option<Answer>,
-}
-
-struct Answer {
+pub struct Answer {
     flow: Flow,
     stream: Stream,
     /// Dropped with this.
     _taken: oneshot::Sender<()>,
 }
 
-enum Entered {
-    New,
-    Asked,
-    Answered,
-}
-
 impl Holds {
-    fn enter(&self, held: &Held) -> Entered {
-        let mut holds = self.0.borrow_mut();
-        let sequence = held.syn.sequence();
-        match holds.get(&held.key()) {
-            Some(hold) if hold.sequence == sequence => match hold.answer {
-                Some(_) => Entered::Answered,
-                None => Entered::Asked,
-            },
-            // The application gave the former up, and has dialled anew.
-            _ => {
-                let hold = Hold {
-                    sequence,
-                    answer: None,
-                };
-                holds.insert(held.key(), hold);
-                Entered::New
-            }
-        }
-    }
-
-    /// Told when it has been taken; `None` if nobody waits for it any more.
-    fn answered(&self, held: &Held, flow: Flow, stream: Stream) -> Option<oneshot::Receiver<()>> {
-        let mut holds = self.0.borrow_mut();
-        let hold = holds.get_mut(&held.key())?;
-        if hold.sequence != held.syn.sequence() {
-            return None;
-        }
-        let (sender, taken) = oneshot::channel();
-        hold.answer = Some(Answer {
-            flow,
-            stream,
-            _taken: sender,
-        });
-        Some(taken)
-    }
-
-    /// The stream of a connection that waited; there is one for it once.
-    pub fn take(&self, captured: &Captured) -> Option<(Flow, Stream)> {
-        let key = Key {
+    /// The stream of an accepted connection that waited.
+    pub fn of(&self, captured: &Captured) -> Option<(Flow, Stream)> {
+        let answer = self.take(Ends {
             instance: captured.workload.netns.cookie(),
             source: captured.source,
             captured_at: captured.socket.local_addr().ok()?,
-        };
-        let answer = self.0.borrow_mut().remove(&key)?.answer?;
+        })?;
         Some((answer.flow, answer.stream))
-    }
-
-    /// Whether it was there still.
-    fn leave(&self, held: &Held) -> bool {
-        let mut holds = self.0.borrow_mut();
-        let key = held.key();
-        let is_it = |hold: &Hold| hold.sequence == held.syn.sequence();
-        holds.get(&key).is_some_and(is_it) && holds.remove(&key).is_some()
-    }
-
-    /// The workload is gone.
-    pub fn forget(&self, instance: Cookie) {
-        self.0
-            .borrow_mut()
-            .retain(|key, _| key.instance != instance);
     }
 }

@@ -129,6 +129,19 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
             less("next_connection_p50_us", "the next one, p50"),
             less(
+                "first_at_port_p50_us",
+                "the first one to another port, over that tunnel, p50",
+            ),
+            less(
+                "first_connection_early_p50_us",
+                "the first ever with connect = \"early\", p50",
+            ),
+            less("next_connection_early_p50_us", "the next one, p50"),
+            less(
+                "first_at_port_early_p50_us",
+                "the first one to another port, p50",
+            ),
+            less(
                 "handshake_p50_us",
                 "a TLS 1.3 handshake alone, both sides verified, p50",
             ),
