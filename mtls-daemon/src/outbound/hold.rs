@@ -44,6 +44,12 @@ impl Outbound {
             Entered::Asked => return,
             Entered::Answered => return held.answer(&held.syn.whole()),
         }
+        // Sent again just before it was let go, and heard of after it was
+        // accepted: its peer must not be asked for another connection.
+        if !self.is_waiting(&held) {
+            self.holds.leave(held.attempt());
+            return;
+        }
         match pending.try_acquire_owned() {
             Ok(pass) => drop(spawn_local(self.ask(held, pass))),
             Err(_full) => {
