@@ -52,7 +52,11 @@ pub async fn dial(
             }
             Err(error) => return Err(Refused::socket(&error, "noting the client's address")),
         };
-        match timeout(limit, connect(netns, socket, from, app)).await {
+        let answered = match connect(netns, socket, from, app) {
+            Ok(asked) => timeout(limit, asked.answer()).await,
+            Err(error) => Ok(Err(error)),
+        };
+        match answered {
             Ok(Ok(socket)) => return Ok(Dialled { socket, name }),
             Ok(Err(error)) if is_taken(&error) => taken = Some(error),
             Ok(Err(error)) => {
@@ -109,12 +113,7 @@ fn source(app: SocketAddr, client: ClientAddr, nth: u16) -> Option<SocketAddr> {
 
 /// Connects, mostly without waiting: on loopback the handshake is over, one
 /// way or the other, when the call returns, and asking once more tells.
-async fn connect(
-    netns: &Netns,
-    socket: Socket,
-    from: SocketAddr,
-    app: SocketAddr,
-) -> io::Result<TcpStream> {
+fn connect(netns: &Netns, socket: Socket, from: SocketAddr, app: SocketAddr) -> io::Result<Asked> {
     let under_way = |error: &io::Error| {
         matches!(
             error.raw_os_error(),
@@ -130,21 +129,35 @@ async fn connect(
         }
     });
     match asked {
-        Ok(()) => Ok(socket.into()),
+        Ok(()) => Ok(Asked::Accepted(socket.into())),
         // Over IPv6 a closed port is silent: its RST has no way to ::1.
         Err(error) if under_way(&error) && is_closed(netns, app, from) => {
             Err(io::ErrorKind::ConnectionRefused.into())
         }
-        // A full backlog: the kernel goes on asking.
-        Err(error) if under_way(&error) => {
-            let stream = tokio::net::TcpStream::from_std(socket.into())?;
-            stream.writable().await?;
-            match stream.take_error()? {
-                Some(error) => Err(error),
-                None => stream.into_std(),
+        Err(error) if under_way(&error) => Ok(Asked::UnderWay(socket.into())),
+        Err(error) => Err(error),
+    }
+}
+
+enum Asked {
+    Accepted(TcpStream),
+    /// A full backlog: the kernel goes on asking.
+    UnderWay(TcpStream),
+}
+
+impl Asked {
+    async fn answer(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Accepted(socket) => Ok(socket),
+            Self::UnderWay(socket) => {
+                let stream = tokio::net::TcpStream::from_std(socket)?;
+                stream.writable().await?;
+                match stream.take_error()? {
+                    Some(error) => Err(error),
+                    None => stream.into_std(),
+                }
             }
         }
-        Err(error) => Err(error),
     }
 }
 
