@@ -12,8 +12,14 @@ use nix::sys::socket::{
 use crate::netns::Netns;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const TCP: u8 = 6;
+/// Bytes of a `nlmsghdr`.
 const HEADER: usize = 16;
-const REQUEST: usize = HEADER + 56;
+/// And of an `inet_diag_req_v2` behind it.
+const REQUEST: u32 = 72;
 
 /// Whether a TCP socket that listens in the namespace would get a connection
 /// from `from` to `to`.
@@ -63,22 +69,18 @@ fn netlink() -> io::Result<OwnedFd> {
 
 /// A `nlmsghdr` and an `inet_diag_req_v2` for one socket (linux/inet_diag.h).
 /// Its source is the end of the socket that is asked for.
-fn request(to: SocketAddr, from: SocketAddr) -> [u8; REQUEST] {
-    let mut bytes = [0; REQUEST];
+fn request(to: SocketAddr, from: SocketAddr) -> [u8; REQUEST as usize] {
+    let mut bytes = [0; REQUEST as usize];
     let mut put = |at: usize, what: &[u8]| {
         for (place, byte) in bytes.iter_mut().skip(at).zip(what) {
             *place = *byte;
         }
     };
-    put(0, &(REQUEST as u32).to_ne_bytes());
+    put(0, &REQUEST.to_ne_bytes());
     put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    put(6, &(libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    let family = if to.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
-    put(HEADER, &[family as u8, libc::IPPROTO_TCP as u8]);
+    put(6, &NLM_F_REQUEST.to_ne_bytes());
+    let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
+    put(HEADER, &[family, TCP]);
     // In whichever state: who is found is a listener, or else it is that
     // connection's own other end.
     put(HEADER + 4, &u32::MAX.to_ne_bytes());
