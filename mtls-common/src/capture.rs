@@ -18,6 +18,11 @@ pub trait Surroundings {
     fn networks(&self, cookie: u64, ip: Ip) -> u32;
     fn pass_unknown(&self) -> bool;
     fn pass_outside(&self) -> bool;
+    /// Whether the packet belongs to a connection of the node's prober, to a
+    /// port that the workload has for it.
+    fn probed(&self, _cookie: u64, _port: u16) -> bool {
+        false
+    }
 }
 
 /// What the connect hooks may ask for beyond that.

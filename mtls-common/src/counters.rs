@@ -35,6 +35,8 @@ words! {
         Ingress = "cgroup_ingress",
         Egress = "cgroup_egress",
         SockCreate = "sock_create",
+        /// At the cgroup of whoever probes the workloads.
+        Prober = "prober",
     }
 }
 
@@ -65,6 +67,8 @@ words! {
         PassedNotEnrolled = "passed_not_enrolled",
         PassedOwnAddress = "passed_own_address",
         PassedExcluded = "passed_excluded",
+        /// A probe of the node's own prober, at a port that is meant for it.
+        PassedProbe = "passed_probe",
         /// Outside of the mesh, under `outside = "direct"`.
         PassedOutside = "passed_outside",
         /// Of an unknown network namespace, under `unknown = "pass"`.

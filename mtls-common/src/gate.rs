@@ -94,6 +94,9 @@ pub fn syn_in(around: &impl Surroundings, from: Ip, port: u16) -> Gate {
     if around.networks(NetworkKey::NODE, from) & EXCLUDED != 0 {
         return Gate::Pass(Outcome::PassedExcluded);
     }
+    if around.probed(cookie, port) {
+        return Gate::Pass(Outcome::PassedProbe);
+    }
     Gate::Drop(Outcome::Dropped)
 }
 

@@ -10,6 +10,9 @@ pub mod gate;
 pub mod handoff;
 pub mod maps;
 pub mod names;
+#[cfg(feature = "user")]
+mod plain;
+pub mod probe;
 pub mod reports;
 pub mod steer;
 pub mod syn;

@@ -8,7 +8,7 @@ use crate::addr::{Endpoint, Ip};
 
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -247,6 +247,8 @@ pub struct PortKey {
 impl PortKey {
     pub const OUT: u16 = 0;
     pub const IN: u16 = 1;
+    /// A port at which the node's prober may ask in clear.
+    pub const PROBED: u16 = 2;
 
     #[inline(always)]
     pub const fn new(cookie: u64, port: u16, direction: u16) -> Self {
@@ -419,6 +421,7 @@ pub mod name {
     pub const PENDING: &str = "PENDING";
     pub const CLIENT_NAMES: &str = "CLIENT_NAMES";
     pub const ANSWERS: &str = "ANSWERS";
+    pub const PROBES: &str = "PROBES";
     pub const REPORTED: &str = "REPORTED";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
@@ -438,6 +441,7 @@ pub mod name {
         PENDING,
         CLIENT_NAMES,
         ANSWERS,
+        PROBES,
         REPORTED,
         COUNTERS,
         EVENTS,
@@ -450,6 +454,7 @@ pub mod name {
         PORTS,
         LISTENERS,
         ORIGINAL_DST,
+        PROBES,
         REPORTED,
         COUNTERS,
         EVENTS,
@@ -474,6 +479,8 @@ pub mod capacity {
     /// One for each inbound flow.
     pub const CLIENT_NAMES: usize = 262_144;
     pub const ANSWERS: usize = 16_384;
+    /// Connections of the prober, open or just ended.
+    pub const PROBES: usize = 16_384;
     pub const REPORTED: usize = 4_096;
     /// Bytes.
     pub const EVENTS: usize = 256 * 1024;
@@ -481,20 +488,4 @@ pub mod capacity {
 
     /// No map has more.
     pub const LARGEST: usize = CLIENT_NAMES;
-}
-
-/// Every bit pattern is a value, and no byte is padding.
-#[cfg(feature = "user")]
-mod plain {
-    macro_rules! plain {
-        ($($name:ident),*) => {$(
-            #[expect(unsafe_code, reason = "the marker of plain data is an unsafe trait")]
-            // SAFETY: repr(C), integers only, all padding spelled out.
-            unsafe impl aya::Pod for super::$name {}
-        )*};
-    }
-    plain!(
-        Node, Netns, Instance, FlowKey, Dialled, Place, AddressKey, NetworkKey, PortKey, AnswerKey,
-        Answer
-    );
 }

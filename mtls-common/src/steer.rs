@@ -7,6 +7,7 @@ use crate::counters::Outcome;
 use crate::maps::{
     CAPTURE_V4, CAPTURE_V6, EXCLUDED, FlowKey, Instance, Netns, NetworkKey, TUNNEL_V4, TUNNEL_V6,
 };
+use crate::probe::ProbeKey;
 
 /// What the decision may ask for.
 pub trait Arriving {
@@ -15,6 +16,9 @@ pub trait Arriving {
     fn own_address(&self, cookie: u64, ip: Ip) -> bool;
     fn port_excluded(&self, cookie: u64, port: u16) -> bool;
     fn networks(&self, cookie: u64, ip: Ip) -> u32;
+    /// Whether it is a connection of the node's prober, to a port that the
+    /// workload has for it.
+    fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,9 @@ pub fn syn(
     }
     if around.networks(NetworkKey::NODE, remote.ip) & EXCLUDED != 0 {
         return Steering::Pass(Outcome::PassedExcluded);
+    }
+    if around.probed(here.cookie, &ProbeKey::new(remote, local)) {
+        return Steering::Pass(Outcome::PassedProbe);
     }
     Steering::Drop(Outcome::RefusedPlaintext)
 }

@@ -98,6 +98,10 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         cgroup: config.kernel.cgroup.clone(),
         pins: config.kernel.pins.clone(),
         tunnel_port: config.network.tunnel_port,
+        prober: config
+            .kubernetes
+            .as_ref()
+            .and_then(|cluster| cluster.kubelet_cgroup.clone()),
     })?;
     let events = kernel.events()?;
     let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));
@@ -133,7 +137,10 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
             added: RefCell::default(),
         },
         host: Netns::host().map_err(AppError::Host)?,
-        cgroup2: cgroup2::mount()?,
+        cgroup2: match &config.kernel.cgroup {
+            Some(folder) => cgroup2::around(folder)?,
+            None => cgroup2::mount()?,
+        },
         kernel: RefCell::new(kernel),
         workers,
         facts,

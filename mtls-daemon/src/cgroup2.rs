@@ -23,16 +23,39 @@ pub fn mount() -> Result<PathBuf, Cgroup2Error> {
         .ok_or(Cgroup2Error::NotMounted)
 }
 
+/// Root of the mounted tree that a folder lies in. A container sees its own
+/// part of the tree at the usual place, and the host's where somebody put it.
+pub fn around(folder: &Path) -> Result<PathBuf, Cgroup2Error> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(Cgroup2Error::Read)?;
+    find_around(&text, folder)
+        .map(Path::to_owned)
+        .ok_or(Cgroup2Error::NotMounted)
+}
+
+fn find_around<'a>(mountinfo: &'a str, folder: &Path) -> Option<&'a Path> {
+    mounts(mountinfo)
+        .map(|(_, at)| at)
+        .filter(|at| folder.starts_with(at))
+        .max_by_key(|at| at.components().count())
+}
+
 /// In the text of a mountinfo: proc(5). The whole tree is wanted, not a part
 /// of it that somebody bound elsewhere.
 fn find(mountinfo: &str) -> Option<&Path> {
-    let mut mounts = mountinfo.lines().filter_map(|line| {
+    let whole = mounts(mountinfo).filter(|(root, _)| *root == "/");
+    whole.map(|(_, at)| at).last()
+}
+
+/// What is mounted of cgroup2, and where.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &Path)> {
+    mountinfo.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, at) = (fields.next()?, fields.next()?);
-        (file_system.starts_with("cgroup2 ") && root == "/").then_some(Path::new(at))
-    });
-    mounts.next_back()
+        file_system
+            .starts_with("cgroup2 ")
+            .then_some((root, Path::new(at)))
+    })
 }
 
 #[cfg(test)]
@@ -52,6 +75,22 @@ mod tests {
     fn it_is_found_unified_and_hybrid() {
         assert_eq!(find(UNIFIED), Some(Path::new("/sys/fs/cgroup")));
         assert_eq!(find(HYBRID), Some(Path::new("/sys/fs/cgroup/unified")));
+    }
+
+    /// The mounts of a pod, on a host with cgroup v2 alone.
+    #[test]
+    fn a_container_is_told_where_the_hosts_is() {
+        let container = "\
+            31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n\
+            32 23 0:28 /../../.. /host/cgroup2 rw - cgroup2 cgroup2 rw\n";
+        let found = |folder| find_around(container, Path::new(folder));
+        assert_eq!(found("/host/cgroup2"), Some(Path::new("/host/cgroup2")));
+        assert_eq!(
+            found("/host/cgroup2/kubepods"),
+            Some(Path::new("/host/cgroup2"))
+        );
+        assert_eq!(found("/sys/fs/cgroup/x"), Some(Path::new("/sys/fs/cgroup")));
+        assert_eq!(found("/host/cgroup22"), None);
     }
 
     #[test]

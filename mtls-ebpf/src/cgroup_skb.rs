@@ -16,6 +16,7 @@ use mtls_common::capture::Surroundings;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::gate::{self, Gate, Loopback};
 use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_common::probe::ProbeKey;
 use mtls_common::reports::Event;
 use mtls_common::syn::{self, Held};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
@@ -257,6 +258,34 @@ fn source(ctx: &SkBuffContext) -> Ip {
     }
 }
 
+/// Both ends of a TCP packet. The kernel's listeners see none with another
+/// header between; where there is one it is nobody's probe.
+#[inline(always)]
+fn probe(ctx: &SkBuffContext) -> Option<ProbeKey> {
+    let first = ctx.load::<u8>(0).ok()?;
+    let (source, target, ports) = if first >> 4 == 4 {
+        let source = Ip::v4(ctx.load::<u32>(12).ok()?);
+        let target = Ip::v4(ctx.load::<u32>(16).ok()?);
+        (source, target, usize::from(first & 0xf) * 4)
+    } else {
+        if u32::from(ctx.load::<u8>(6).ok()?) != IPPROTO_TCP {
+            return None;
+        }
+        let source = Ip(ctx.load::<[u32; 4]>(8).ok()?);
+        let target = Ip(ctx.load::<[u32; 4]>(24).ok()?);
+        (source, target, 40)
+    };
+    let [source_port, target_port] = ctx.load::<[u16; 2]>(ports).ok()?;
+    let end = |ip, port| Endpoint {
+        ip,
+        port: u16::from_be(port),
+    };
+    Some(ProbeKey::new(
+        end(source, source_port),
+        end(target, target_port),
+    ))
+}
+
 #[inline(always)]
 fn cookie(sk: *mut bpf_sock) -> Option<u64> {
     // SAFETY: a full socket; the helper gives null or a socket that may be
@@ -320,5 +349,12 @@ impl Surroundings for Packet<'_> {
     #[inline(always)]
     fn pass_outside(&self) -> bool {
         facts::pass_outside()
+    }
+
+    #[inline(always)]
+    fn probed(&self, cookie: u64, port: u16) -> bool {
+        // The port that the socket listens at is the packet's.
+        facts::port_excluded(cookie, port, PortKey::PROBED)
+            && probe(self.ctx).is_some_and(|probe| facts::probed(cookie, &probe))
     }
 }

@@ -3,10 +3,11 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::maps::{AddressKey, Answer, AnswerKey, Netns, NetworkKey, PortKey};
+use mtls_common::probe::ProbeKey;
 
-use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release};
 
-use crate::maps::{ADDRESSES, ANSWERS, EXEMPT, LISTENERS, NETNS, NETWORKS, NODE, PORTS};
+use crate::maps::{ADDRESSES, ANSWERS, EXEMPT, LISTENERS, NETNS, NETWORKS, NODE, PORTS, PROBES};
 
 #[inline(always)]
 pub fn netns(cookie: u64) -> Option<(u64, Netns)> {
@@ -29,6 +30,20 @@ pub fn port_excluded(cookie: u64, port: u16, direction: u16) -> bool {
     PORTS
         .get_ptr(PortKey::new(cookie, port, direction))
         .is_some()
+}
+
+/// The port first: few ports are meant for probes.
+#[inline(always)]
+pub fn probed(cookie: u64, probe: &ProbeKey) -> bool {
+    if !port_excluded(cookie, probe.target_port, PortKey::PROBED) {
+        return false;
+    }
+    // SAFETY: an aligned word; whichever value is read was written.
+    let Some(&ended) = (unsafe { PROBES.get(probe) }) else {
+        return false;
+    };
+    // SAFETY: a helper without arguments.
+    ended == 0 || unsafe { bpf_ktime_get_ns() }.saturating_sub(ended) < ProbeKey::LINGERS
 }
 
 #[inline(always)]

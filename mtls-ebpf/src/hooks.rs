@@ -5,6 +5,7 @@
 mod cgroup_skb;
 mod connect;
 mod getname;
+mod prober;
 mod sock_create;
 mod sock_ops;
 

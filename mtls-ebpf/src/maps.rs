@@ -11,6 +11,7 @@ use mtls_common::maps::{
     AddressKey, Answer, AnswerKey, Dialled, FlowKey, Netns, NetworkKey, Node, Place, PortKey,
     Socket, capacity,
 };
+use mtls_common::probe::ProbeKey;
 use mtls_common::reports::{Event, ReportKey};
 use mtls_common::syn::Held;
 
@@ -69,6 +70,11 @@ pub static CLIENT_NAMES: HashMap<FlowKey, Place, { capacity::CLIENT_NAMES }, SPA
 /// and decides nothing.
 #[btf_map]
 pub static ANSWERS: LruHashMap<AnswerKey, Answer, { capacity::ANSWERS }> = LruHashMap::new();
+
+/// Connections of the node's prober: 0 while they are open, then when they
+/// ended. LRU: the oldest give their place to new ones.
+#[btf_map]
+pub static PROBES: LruHashMap<ProbeKey, u64, { capacity::PROBES }> = LruHashMap::new();
 
 /// When something was last reported. LRU: a miss costs one more report.
 #[btf_map]

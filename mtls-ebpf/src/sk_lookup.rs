@@ -15,6 +15,7 @@ use aya_ebpf::programs::SkLookupContext;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::maps::{FlowKey, Instance, PortKey};
+use mtls_common::probe::ProbeKey;
 use mtls_common::reports::Event;
 use mtls_common::steer::{self, Arriving, Steering};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, arriving_ends};
@@ -106,5 +107,10 @@ impl Arriving for Maps {
     #[inline(always)]
     fn networks(&self, cookie: u64, ip: Ip) -> u32 {
         facts::networks(cookie, ip)
+    }
+
+    #[inline(always)]
+    fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool {
+        facts::probed(cookie, probe)
     }
 }

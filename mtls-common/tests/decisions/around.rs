@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::{Answered, Connecting, Surroundings};
 use mtls_common::maps::{FlowKey, Instance, Netns, NetworkKey};
+use mtls_common::probe::ProbeKey;
 use mtls_common::steer::Arriving;
 
 pub(crate) const COOKIE: u64 = 7;
@@ -33,6 +34,8 @@ pub(crate) struct Around {
     pub(crate) room: bool,
     pub(crate) only_v6: bool,
     pub(crate) captured: bool,
+    /// The prober's connection is known, to this port.
+    pub(crate) probed: Option<u16>,
     pub(crate) asked: RefCell<Vec<&'static str>>,
 }
 
@@ -54,6 +57,7 @@ impl Around {
             room: true,
             only_v6: false,
             captured: false,
+            probed: None,
             asked: RefCell::new(Vec::new()),
         }
     }
@@ -136,6 +140,10 @@ impl Surroundings for Around {
     fn pass_outside(&self) -> bool {
         self.pass_outside
     }
+
+    fn probed(&self, cookie: u64, port: u16) -> bool {
+        cookie == COOKIE && self.probed == Some(port)
+    }
 }
 
 impl Connecting for Around {
@@ -177,5 +185,9 @@ impl Arriving for Around {
 
     fn networks(&self, cookie: u64, ip: Ip) -> u32 {
         Surroundings::networks(self, cookie, ip)
+    }
+
+    fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool {
+        Surroundings::probed(self, cookie, probe.target_port)
     }
 }

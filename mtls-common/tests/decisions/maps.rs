@@ -4,6 +4,7 @@ use mtls_common::maps::{
     AddressKey, Answer, AnswerKey, Dialled, FlowKey, Instance, Netns, NetworkKey, Node, Place,
     PortKey, Socket, capacity, name,
 };
+use mtls_common::probe::ProbeKey;
 use mtls_common::reports::{Event, ReportKey, report_due};
 use mtls_common::syn::Held;
 
@@ -17,6 +18,7 @@ fn no_type_has_hidden_padding() {
     assert_eq!(size_of::<AnswerKey>(), 8 + 16 + 2 + 6);
     assert_eq!(size_of::<Answer>(), 8 + 4 + 4);
     assert_eq!(size_of::<Held>(), 8 + 16 + 2 + 2 + 100);
+    assert_eq!(size_of::<ProbeKey>(), 16 + 16 + 2 + 2);
     assert_eq!(size_of::<ReportKey>(), 8 + 8);
     assert_eq!(size_of::<Place>(), 16 + 2 + 2);
     assert_eq!(size_of::<Dialled>(), 16 + 2 + 2 + 4);

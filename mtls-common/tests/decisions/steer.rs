@@ -39,6 +39,19 @@ fn plain_text_from_outside_is_dropped_on_every_port() {
 }
 
 #[test]
+fn a_probe_comes_in_at_the_port_that_is_meant_for_it() {
+    let around = Around::with(|around| around.probed = Some(8081));
+    assert_eq!(
+        steer(&around, "10.0.0.254:41000", "10.0.0.1:8081"),
+        Steering::Pass(Outcome::PassedProbe)
+    );
+    assert_eq!(
+        steer(&around, "10.0.0.254:41000", "10.0.0.1:8080"),
+        Steering::Drop(Outcome::RefusedPlaintext)
+    );
+}
+
+#[test]
 fn tunnels_go_to_the_daemon() {
     let around = Around::enrolled();
     let steering = steer(&around, "10.0.0.9:41000", "10.0.0.1:15008");

@@ -155,6 +155,7 @@ fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
         spiffe_path,
         label_prefix,
         mode,
+        kubelet_cgroup,
     } = kubernetes;
     block(
         "kubernetes",
@@ -165,6 +166,7 @@ fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
             ("spiffe_path", text(spiffe_path)),
             ("label_prefix", text(label_prefix)),
             ("mode", text(mode)),
+            ("kubelet_cgroup", kubelet_cgroup.as_deref().and_then(path)),
         ],
     )
 }
@@ -274,6 +276,8 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
         excluded,
         excluded_outbound_ports,
         excluded_inbound_ports,
+        // Pods have them, and no file says them.
+        probe_ports: _,
     } = workload;
     let (netns, cgroup, unit) = match place {
         Place::Netns(file) => (path(file), None, None),

@@ -27,6 +27,8 @@ pub struct Kubernetes {
     pub label_prefix: String,
     /// Mode of pods that no label speaks of. Default: off. Restart.
     pub mode: Mode,
+    /// Whose probes come in. `None`: nobody's. Restart.
+    pub kubelet_cgroup: Option<PathBuf>,
 }
 
 /// The path of a SPIFFE ID with `{namespace}` and `{service_account}` in it.
@@ -48,12 +50,14 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
     let spiffe_path = part.get("spiffe_path");
     let label_prefix = part.get("label_prefix");
     let mode = part.get::<Mode>("mode");
+    let kubelet_cgroup = part.get("kubelet_cgroup");
     Some(Kubernetes {
         node: name?,
         kubeconfig,
         spiffe_path: spiffe_path?,
         label_prefix: label_prefix?,
         mode: mode?,
+        kubelet_cgroup,
     })
 }
 

@@ -325,6 +325,8 @@ pub struct Workload {
     pub excluded: Vec<IpNet>,
     pub excluded_outbound_ports: Vec<u16>,
     pub excluded_inbound_ports: Vec<u16>,
+    /// Of a pod: where its kubelet probes it.
+    pub probe_ports: Vec<u16>,
 }
 
 /// How a workload's network namespace is found.

@@ -326,6 +326,7 @@ fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
         excluded: excluded?,
         excluded_outbound_ports: excluded_outbound_ports?,
         excluded_inbound_ports: excluded_inbound_ports?,
+        probe_ports: Vec::new(),
     })
 }
 

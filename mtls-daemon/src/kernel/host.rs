@@ -97,6 +97,15 @@ impl AttachPoint {
         Ok(Self { path })
     }
 
+    /// A folder that may be made, and made again, later.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

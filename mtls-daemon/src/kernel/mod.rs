@@ -63,6 +63,8 @@ pub struct Options {
     pub pins: PathBuf,
     /// Port at which the workloads' tunnels arrive.
     pub tunnel_port: u16,
+    /// Cgroup of whoever probes the workloads, there or not.
+    pub prober: Option<PathBuf>,
 }
 
 /// A workload whose connections are captured.
@@ -82,6 +84,8 @@ pub struct Enrolment<'a> {
     pub excluded_inbound_ports: Vec<u16>,
     /// Whether connect() waits for the far application.
     pub truthful: bool,
+    /// Where the node's prober may ask in clear.
+    pub probe_ports: Vec<u16>,
     /// Listeners of each kind.
     pub spread: u32,
 }
@@ -142,6 +146,7 @@ pub struct Kernel {
     host_cookie: u64,
     tunnel_port: u16,
     point: AttachPoint,
+    prober: Option<AttachPoint>,
     own_cgroup: u64,
     folders: Folders,
     pins: PathBuf,
@@ -294,21 +299,56 @@ impl Kernel {
                 path: self.pins.clone(),
             });
         }
-        for loaded in &self.programs {
+        for loaded in self.programs.iter().filter(|it| it.hook != Hook::Prober) {
             self.links.attach(loaded, &self.point)?;
         }
+        match &self.prober {
+            Some(prober) if !prober.exists() => {
+                tracing::warn!(cgroup = %prober.path().display(),
+                    "the prober's cgroup is not there yet: until it is, its probes are refused");
+                Ok(())
+            }
+            Some(prober) => self.attach_prober(prober),
+            None => Ok(()),
+        }
+    }
+
+    fn attach_prober(&self, prober: &AttachPoint) -> Result<(), KernelError> {
+        for loaded in self.programs.iter().filter(|it| it.hook == Hook::Prober) {
+            self.links.attach(loaded, prober)?;
+        }
         Ok(())
+    }
+
+    /// A kubelet that its service manager starts again has another cgroup of
+    /// the same name.
+    fn follow_prober(&self) -> Result<(), KernelError> {
+        match &self.prober {
+            Some(prober)
+                if prober.exists()
+                    && self.links.state(Hook::Prober, prober) != Attachment::Attached =>
+            {
+                self.attach_prober(prober)?;
+                tracing::info!(cgroup = %prober.path().display(), "attached to the prober's cgroup");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Attaches again the hooks whose cgroup was removed and made again. Those
     /// whose pins were removed stay removed: somebody wanted that.
     pub fn repair(&mut self) -> Result<Vec<Hook>, KernelError> {
         let mut repaired = Vec::new();
-        for loaded in &self.programs {
+        for loaded in self.programs.iter().filter(|it| it.hook != Hook::Prober) {
             if self.links.state(loaded.hook, &self.point) == Attachment::Husk {
                 self.links.attach(loaded, &self.point)?;
                 repaired.push(loaded.hook);
             }
+        }
+        // Not where somebody has removed enforcement.
+        if self.links.state(Hook::SockOps, &self.point) == Attachment::Attached {
+            self.follow_prober()?;
         }
         Ok(repaired)
     }

@@ -83,6 +83,7 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
             .0,
         tunnel_port: options.tunnel_port,
         point,
+        prober: options.prober.clone().map(AttachPoint::at),
         own_cgroup,
         folders,
         pins: options.pins.clone(),

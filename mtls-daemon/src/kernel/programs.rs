@@ -44,6 +44,11 @@ pub(super) const CGROUP_HOOKS: [Hook; 12] = [
     Hook::Egress,
 ];
 
+/// All that is loaded: those, and what is attached at the prober's cgroup.
+fn loaded_hooks() -> impl Iterator<Item = Hook> {
+    CGROUP_HOOKS.into_iter().chain([Hook::Prober])
+}
+
 /// The programs' names in the object.
 fn program_name(hook: Hook) -> &'static str {
     match hook {
@@ -60,7 +65,7 @@ pub(super) const fn attach_type(hook: Hook) -> u32 {
         Hook::Ingress => 0,
         Hook::Egress => 1,
         Hook::SockCreate => 2,
-        Hook::SockOps => 3,
+        Hook::SockOps | Hook::Prober => 3,
         Hook::Connect4 => 10,
         Hook::Connect6 => 11,
         Hook::SendMsg4 => 14,
@@ -126,9 +131,8 @@ impl Loader {
             .override_global("COOKIE_OFFSET", cookie_offset, true)
             .override_global("HAS_MPTCP", has_mptcp, true)
             .load(HOOKS)?;
-        let programs = CGROUP_HOOKS
-            .iter()
-            .map(|&hook| {
+        let programs = loaded_hooks()
+            .map(|hook| {
                 let program = load(&mut object, hook)?;
                 Ok(Loaded { hook, program })
             })

@@ -311,6 +311,8 @@ fn address_key(cookie: u64, ip: IpAddr) -> AddressKey {
 fn ports_of(enrolment: &Enrolment<'_>) -> impl Iterator<Item = (u16, u16)> {
     let out = enrolment.excluded_outbound_ports.iter();
     let inbound = enrolment.excluded_inbound_ports.iter();
+    let probed = enrolment.probe_ports.iter();
     out.map(|&port| (port, PortKey::OUT))
         .chain(inbound.map(|&port| (port, PortKey::IN)))
+        .chain(probed.map(|&port| (port, PortKey::PROBED)))
 }

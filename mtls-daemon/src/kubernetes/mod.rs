@@ -7,6 +7,7 @@
 mod ask;
 mod kept;
 mod pods;
+mod probes;
 mod services;
 mod store;
 mod watch;

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1 as core;
 use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+use super::probes;
+
 /// How this node reads what it is told of pods.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -40,6 +42,7 @@ pub(super) struct Pod {
     excluded: Vec<IpNet>,
     excluded_outbound_ports: Vec<u16>,
     excluded_inbound_ports: Vec<u16>,
+    probe_ports: Vec<u16>,
     /// What of its labels and annotations cannot be understood.
     pub(super) complaints: Vec<String>,
 }
@@ -59,6 +62,7 @@ impl Pod {
         let excluded = items(list("excluded-networks"), &mut complaints);
         let outbound = items(list("excluded-outbound-ports"), &mut complaints);
         let inbound = items(list("excluded-inbound-ports"), &mut complaints);
+        let probe_ports = probes::ports(&spec);
         Some(Self {
             namespace: metadata.namespace?,
             name: metadata.name?,
@@ -76,6 +80,7 @@ impl Pod {
             excluded,
             excluded_outbound_ports: outbound,
             excluded_inbound_ports: inbound,
+            probe_ports,
             complaints,
         })
     }
@@ -110,6 +115,7 @@ impl Pod {
             excluded: self.excluded.clone(),
             excluded_outbound_ports: self.excluded_outbound_ports.clone(),
             excluded_inbound_ports: self.excluded_inbound_ports.clone(),
+            probe_ports: self.probe_ports.clone(),
         })
     }
 

@@ -118,7 +118,9 @@ fn explain(what: &str, error: &watcher::Error) -> String {
     let cause = std::error::Error::source(error);
     let remedy = match status_of(error).map(|status| status.code) {
         Some(401) => ": is the token, or the certificate, of the kubeconfig still valid?",
-        Some(403) => ": let the daemon's account list and watch them (deploy/kubernetes/rbac.yaml)",
+        Some(403) => {
+            ": let the daemon's account list and watch them (the ClusterRole in deploy/chart/templates/rbac.yaml)"
+        }
         _ => "",
     };
     let why = match (status_of(error), cause) {

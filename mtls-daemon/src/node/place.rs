@@ -228,6 +228,7 @@ impl Node {
                 &wanted.excluded_inbound_ports,
             ),
             truthful: config.connect_of(wanted) == Connect::Truthful,
+            probe_ports: wanted.probe_ports.clone(),
             spread: SPREAD,
         });
         let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;

@@ -216,6 +216,7 @@ fn with_rules_of(other: &config::Workload, workload: &config::Workload) -> confi
         excluded_outbound_ports: other.excluded_outbound_ports.clone(),
         excluded_inbound_ports: other.excluded_inbound_ports.clone(),
         connect: other.connect,
+        probe_ports: other.probe_ports.clone(),
         ..workload.clone()
     }
 }

@@ -263,6 +263,7 @@ impl Node {
             excluded: Vec::new(),
             excluded_outbound_ports: Vec::new(),
             excluded_inbound_ports: Vec::new(),
+            probe_ports: Vec::new(),
         })
     }
 }

@@ -129,6 +129,7 @@ fn without(label: &str, words: &str, open: impl FnOnce(&mut Options) -> Result<O
             cgroup: Some(a.cgroup().path().to_owned()),
             pins: stage.pins().with_file_name("other"),
             tunnel_port: TUNNEL_PORT,
+            prober: None,
         };
         match open(&mut options)? {
             Err(error) if error.to_string().contains(words) => {}

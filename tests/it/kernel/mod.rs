@@ -9,6 +9,7 @@ mod inbound;
 mod lacks;
 mod names;
 mod passes;
+mod probes;
 mod raw_sockets;
 mod refuses;
 mod restarts;

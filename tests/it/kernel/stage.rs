@@ -51,6 +51,7 @@ impl Stage {
             cgroup: Some(node.cgroup().path().to_owned()),
             pins: bpffs.join("mtls"),
             tunnel_port: TUNNEL_PORT,
+            prober: Some(node.cgroup().path().join("pods/prober")),
         };
         let mut stage = Self {
             kernel: None,
@@ -136,6 +137,7 @@ impl Stage {
             excluded_outbound_ports: Vec::new(),
             excluded_inbound_ports: Vec::new(),
             truthful: false,
+            probe_ports: Vec::new(),
             spread: 1,
         };
         change(&mut enrolment);

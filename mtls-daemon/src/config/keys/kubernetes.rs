@@ -6,7 +6,7 @@ use super::Shape::{IdTemplate, LabelPrefix, Name, Path};
 use super::{Key, MODES, key};
 
 #[rustfmt::skip]
-pub(super) const KUBERNETES: [Key; 5] = [
+pub(super) const KUBERNETES: [Key; 6] = [
     key("node_name", Name, Unset("`NODE_NAME` of the environment, or else `node.name`"), Restart, r#""node-a""#,
         "The node's name in the cluster. A DaemonSet sets `NODE_NAME` from `spec.nodeName`."),
     key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
@@ -17,4 +17,6 @@ pub(super) const KUBERNETES: [Key; 5] = [
         "What the labels and annotations that the daemon heeds begin with: the label `PREFIX/mode` of a namespace, and the label or annotation `PREFIX/mode` of a pod, which goes first, are `strict` or `off`."),
     key("mode", MODES, Is(r#""off""#), Restart, r#""off""#,
         "Mode of the pods of which no label speaks."),
+    key("kubelet_cgroup", Path, Unset("its probes are refused, but at excluded ports"), Restart, r#""/sys/fs/cgroup/system.slice/kubelet.service""#,
+        "The cgroup2 folder that the kubelet runs in. Its probes of enrolled pods come in, in clear, at the ports of their liveness, readiness and startup probes, and nobody else's; also while the daemon is down."),
 ];

@@ -1,0 +1,53 @@
+//! sock_ops at the cgroup of whoever probes the workloads: each connection that
+//! it opens is noted before its SYN leaves, for the network namespace where it
+//! arrives, and so is its end.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use mtls_common::counters::{Hook, Outcome};
+use mtls_common::probe::ProbeKey;
+use mtls_ebpf::context::sock_ops_ends;
+use mtls_ebpf::maps::PROBES;
+use mtls_ebpf::report;
+
+const STATE_CB: u32 = 10;
+const TCP_CONNECT_CB: u32 = 3;
+const STATE_CB_FLAG: i32 = 1 << 2;
+const TCP_CLOSE: u32 = 7;
+const DONE: u32 = 1;
+
+#[sock_ops]
+pub fn prober(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        TCP_CONNECT_CB => {
+            let noted = PROBES.insert(key(&ctx), 0, u64::from(BPF_ANY)).is_ok();
+            report::count(
+                Hook::Prober,
+                if noted {
+                    Outcome::Recorded
+                } else {
+                    Outcome::RecordFailed
+                },
+            );
+            // SAFETY: the kernel's context.
+            unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, STATE_CB_FLAG) };
+        }
+        STATE_CB if ctx.arg(1) == TCP_CLOSE => {
+            // SAFETY: a helper without arguments.
+            let now = unsafe { bpf_ktime_get_ns() };
+            // One that is forgotten already needs no end.
+            let _ = PROBES.insert(key(&ctx), now, u64::from(BPF_EXIST));
+        }
+        _ => {}
+    }
+    DONE
+}
+
+#[inline(always)]
+fn key(ctx: &SockOpsContext) -> ProbeKey {
+    // SAFETY: the kernel's context.
+    let ends = unsafe { sock_ops_ends(ctx.ops) };
+    ProbeKey::new(ends.local, ends.peer)
+}
