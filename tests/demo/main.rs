@@ -7,6 +7,7 @@
 mod diagnosis;
 mod facts;
 mod keep;
+mod kubernetes;
 mod screen;
 mod soak;
 mod stage;
@@ -24,7 +25,7 @@ use screen::Screen;
 use soak::Soak;
 use stage::{Sabotage, Stage};
 
-const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --stop\n       cargo xtask soak [--minutes N] [--record FILE]";
+const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --kubernetes | --stop\n       cargo xtask soak [--minutes N] [--record FILE]";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -35,6 +36,8 @@ struct Options {
     sabotage: Option<Sabotage>,
     /// Remove what `--keep` left running.
     stop: bool,
+    /// A cluster in place of two bare nodes.
+    kubernetes: bool,
     /// Instead of showing the facts once.
     soak: Option<Soak>,
 }
@@ -61,6 +64,7 @@ fn parse(words: &[String]) -> Option<Options> {
     while let Some(word) = words.next() {
         match word {
             "--keep" => options.keep = true,
+            "--kubernetes" => options.kubernetes = true,
             "--stop" => options.stop = true,
             "--soak" => {
                 options.soak = Some(Soak {
@@ -76,7 +80,8 @@ fn parse(words: &[String]) -> Option<Options> {
             _ => return None,
         }
     }
-    Some(options)
+    let alone = !(options.keep || options.sabotage.is_some() || options.soak.is_some());
+    (alone || !options.kubernetes).then_some(options)
 }
 
 fn perform(options: &Options, screen: &mut Screen) -> Result {
@@ -87,6 +92,9 @@ fn perform(options: &Options, screen: &mut Screen) -> Result {
     }
     clean_up_on_interrupt()?;
     let scene = Scene::new("demo")?;
+    if options.kubernetes {
+        return kubernetes::show(&scene, screen);
+    }
     let change = match options.soak {
         Some(_) => soak::plan,
         None => |plan| plan,

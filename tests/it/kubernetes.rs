@@ -3,10 +3,9 @@
 //! account and nobody else, and what is known outlives the API server.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use mtls_tests::cluster::{ControlPlane, Kubepod, StandIn};
+use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Daemon, workloads};
 use mtls_tests::script::{Ended, Step};
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 fn kubernetes() -> Result {
     play("kubernetes", |scene| {
         let (a, b) = two_nodes(scene)?;
-        let mut plane = ControlPlane::start(&a)?;
+        let mut plane = ControlPlane::start(&a, Kubelets::Played)?;
         namespace(&plane, "shop", &json!({"mtls-daemon.io/mode": "strict"}))?;
         namespace(&plane, "other", &json!({}))?;
         for (namespace, name) in [("shop", "client"), ("shop", "web"), ("other", "web")] {
@@ -123,9 +122,8 @@ fn kubernetes() -> Result {
 }
 
 fn plan(plane: &ControlPlane, nodes: [&Node; 2]) -> Result<Plan> {
-    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/rbac.yaml");
     namespace(plane, "mtls-daemon", &json!({}))?;
-    plane.apply_file(&rules)?;
+    plane.apply_chart("templates/rbac.yaml")?;
     let token = plane.kubectl(&["create", "token", "-n", "mtls-daemon", "mtls-daemon"])?;
     let login = plane.kubeconfig("daemon.kubeconfig", token.trim())?;
     let mut plan = Plan::on(nodes)

@@ -51,6 +51,7 @@ mod wrong_root;
 // Things that happen.
 mod certificates;
 mod cgroup_remade;
+mod cluster;
 mod configuration_reload;
 mod daemon_killed;
 mod daemon_restarted_under_load;

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::run::{PREFIX, list};
 
@@ -51,6 +51,28 @@ impl Cgroup {
         processes_below(&self.path)
     }
 
+    /// Lets what lies below it limit resources, where cgroup2 does that: beside
+    /// the old controllers there is nothing to do.
+    pub(crate) fn delegate(&self) -> Result {
+        let root = mount_point()?;
+        let folders: Vec<&Path> = self
+            .path
+            .ancestors()
+            .take_while(|folder| folder.starts_with(root))
+            .collect();
+        for folder in folders.iter().rev() {
+            let there = fs::read_to_string(folder.join("cgroup.controllers"))
+                .doing(|| format!("reading the controllers of {}", folder.display()))?;
+            let wanted = there.split_whitespace().map(|name| format!("+{name} "));
+            fs::write(
+                folder.join("cgroup.subtree_control"),
+                wanted.collect::<String>(),
+            )
+            .doing(|| format!("delegating the controllers of {}", folder.display()))?;
+        }
+        Ok(())
+    }
+
     /// Removes it, with everything in it, and makes it again: for the daemon
     /// that is a new cgroup under the old name.
     pub fn remake(&self) -> Result {
@@ -65,6 +87,64 @@ impl Drop for Cgroup {
         // The sweep of the next run tries again, and the leftovers check sees it.
         let _ = remove_tree(&self.path);
     }
+}
+
+/// Makes cgroups of the same name in the hierarchies of cgroup v1, where a
+/// kubelet and its runtime keep limits. They go with the scene.
+pub(crate) fn make_twins(cgroup: &Cgroup) -> Result {
+    let below = cgroup.path().strip_prefix(mount_point()?);
+    let below = below.map_err(|error| Error::Unexpected(error.to_string()))?;
+    for mut folder in old_hierarchies()? {
+        for part in below {
+            let above = folder.clone();
+            folder.push(part);
+            make_old(&folder, &above).doing(|| format!("making {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes those of a scene, once what ran in them has gone.
+pub(crate) fn remove_twins(name: &std::ffi::OsStr) -> Result {
+    for hierarchy in old_hierarchies()? {
+        remove_old(&hierarchy.join(name))?;
+    }
+    Ok(())
+}
+
+/// Without processors and memory of its own no process may be in a cpuset.
+fn make_old(folder: &Path, above: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let (own, given) = (folder.join(file), above.join(file));
+        if own.exists() && fs::read_to_string(&own)?.trim().is_empty() {
+            fs::write(own, fs::read(given)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a cgroup v1 and those below it, once what ran in them has gone.
+pub(crate) fn remove_old(folder: &Path) -> Result {
+    if !folder.exists() {
+        return Ok(());
+    }
+    wait_for(
+        Deadline::default(),
+        || format!("the cgroup {} to be empty", folder.display()),
+        || match remove_empty(folder) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+            Err(error) => Err(error).doing(|| format!("removing {}", folder.display())),
+        },
+    )
+}
+
+/// Mount points of cgroup v1.
+pub(crate) fn old_hierarchies() -> Result<Vec<PathBuf>> {
+    let table = "/proc/self/mountinfo";
+    let text = fs::read_to_string(table).doing(|| format!("reading {table}"))?;
+    Ok(mounts_of_type(&text, "cgroup ").collect())
 }
 
 /// Where cgroup2 is mounted: /sys/fs/cgroup, or beside the old controllers.
@@ -84,10 +164,14 @@ pub fn mount_point() -> Result<&'static Path> {
 /// Fields of a line: id, parent, device, root, mount point, options, optional
 /// fields, "-", file system type.
 fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    mounts_of_type(mountinfo, "cgroup2 ").next()
+}
+
+fn mounts_of_type(mountinfo: &str, kind: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(move |line| {
         let (left, right) = line.split_once(" - ")?;
         right
-            .starts_with("cgroup2 ")
+            .starts_with(kind)
             .then(|| left.split(' ').nth(4).map(PathBuf::from))?
     })
 }
@@ -166,6 +250,8 @@ mod tests {
             mount_point_in(hybrid),
             Some(PathBuf::from("/sys/fs/cgroup/unified"))
         );
+        let old: Vec<_> = mounts_of_type(hybrid, "cgroup ").collect();
+        assert_eq!(old, [PathBuf::from("/sys/fs/cgroup/cpu")]);
         assert_eq!(mount_point_in("1 0 8:1 / / rw - ext4 /dev/sda rw\n"), None);
     }
 }

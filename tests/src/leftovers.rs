@@ -54,6 +54,13 @@ fn traces(wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
             found.push(format!("cgroup {} with processes {pids:?}", path.display()));
         }
     }
+    for hierarchy in cgroup::old_hierarchies()? {
+        for (path, name) in run::list(&hierarchy) {
+            if marked(&name) {
+                found.push(format!("cgroup {}", path.display()));
+            }
+        }
+    }
     for (path, name) in run::list(&std::env::temp_dir()) {
         if marked(&name) {
             found.push(format!("folder {}", path.display()));

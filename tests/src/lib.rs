@@ -7,12 +7,15 @@
 // Leaves.
 pub mod deadline;
 pub mod error;
+pub mod image;
 pub mod programs;
 pub mod script;
 
 // What the kernel gives; everything is named after the run that owns it.
 pub mod cgroup;
+pub mod mounts;
 pub mod netns;
+mod place;
 pub mod process;
 pub mod run;
 pub mod talker;

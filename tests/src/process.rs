@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,9 @@ use nix::unistd::{Pid, User};
 use crate::cgroup::Cgroup;
 use crate::deadline::{Deadline, PATIENCE};
 use crate::error::{Doing, Error, Result};
+use crate::mounts::Mounts;
 use crate::netns::Netns;
+use crate::place::Place;
 use crate::programs;
 use crate::talker::Talker;
 
@@ -30,16 +32,6 @@ pub struct Spawn {
     logs: PathBuf,
     place: Place,
     patience: Duration,
-}
-
-/// What a child does to itself between fork and exec.
-#[derive(Debug, Default)]
-struct Place {
-    netns: Option<Netns>,
-    cgroup: Option<PathBuf>,
-    user: Option<User>,
-    descriptors: Option<u64>,
-    private_ipc: bool,
 }
 
 impl Spawn {
@@ -88,6 +80,13 @@ impl Spawn {
     #[must_use]
     pub fn netns(mut self, netns: &Netns) -> Self {
         self.place.netns = Some(netns.clone());
+        self
+    }
+
+    /// Sees a node's file systems; `program` is found there.
+    #[must_use]
+    pub fn mounts(mut self, mounts: &Mounts) -> Self {
+        self.place.mounts = Some(mounts.clone());
         self
     }
 
@@ -214,68 +213,6 @@ impl Spawn {
     }
 }
 
-impl Place {
-    #[expect(
-        unsafe_code,
-        reason = "only between fork and exec can a child be placed before its first instruction"
-    )]
-    fn take(self, command: &mut Command) -> Result {
-        let cgroup = self
-            .cgroup
-            .map(|path| {
-                File::options()
-                    .write(true)
-                    .open(path.join("cgroup.procs"))
-                    .doing(|| format!("opening the cgroup {}", path.display()))
-            })
-            .transpose()?;
-        let settle = move || -> io::Result<()> {
-            if let Some(mut cgroup) = cgroup.as_ref() {
-                cgroup.write_all(b"0")?;
-            }
-            if let Some(netns) = &self.netns {
-                nix::sched::setns(netns.fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
-            }
-            if self.private_ipc {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
-            }
-            if let Some(limit) = self.descriptors {
-                use nix::sys::resource::{Resource, setrlimit};
-                setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
-            }
-            if let Some(user) = &self.user {
-                become_user(user)?;
-            }
-            Ok(())
-        };
-        // SAFETY: the closure makes system calls only, on values made before
-        // the fork; it allocates nothing and takes no lock.
-        unsafe { command.pre_exec(settle) };
-        Ok(())
-    }
-}
-
-/// The raw system calls: libc's own want to bring all threads along, and the
-/// child of a fork has only one.
-#[expect(
-    unsafe_code,
-    reason = "libc's wrappers are not safe between fork and exec"
-)]
-fn become_user(user: &User) -> io::Result<()> {
-    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-    // SAFETY: plain integers; `setgroups` with a length of 0 reads no memory.
-    let failed = unsafe {
-        libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) != 0
-            || libc::syscall(libc::SYS_setgid, gid) != 0
-            || libc::syscall(libc::SYS_setuid, uid) != 0
-    };
-    if failed {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 #[expect(unsafe_code, reason = "nix has no pidfd_open")]
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: plain integers.
@@ -350,12 +287,14 @@ impl Process {
     /// Waits for its end.
     pub fn wait(&mut self, deadline: Deadline) -> Result<ExitStatus> {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        let ended = poll(&mut fds, deadline.left_for_poll()).doing(|| "waiting for a pidfd")?;
-        if ended == 0 {
-            return Err(Error::TimedOut {
-                waiting_for: format!("the end of {}", self.command),
-                seen: self.log(),
-            });
+        // One poll waits for a minute at most.
+        while poll(&mut fds, deadline.left_for_poll()).doing(|| "waiting for a pidfd")? == 0 {
+            if deadline.passed() {
+                return Err(Error::TimedOut {
+                    waiting_for: format!("the end of {}", self.command),
+                    seen: self.log(),
+                });
+            }
         }
         self.child
             .wait()

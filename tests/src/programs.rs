@@ -63,7 +63,16 @@ pub fn kubernetes(program: &str) -> Result<PathBuf> {
     component("kubernetes", "MTLS_TEST_KUBERNETES", program)
 }
 
-/// A program that `cargo xtask setup` built: in the folder that `variable`
+pub fn helm() -> Result<PathBuf> {
+    component("helm", "MTLS_TEST_HELM", "helm")
+}
+
+/// A file of what nodes run their containers with, by its path in a root.
+pub fn container_runtime(path: &str) -> Result<PathBuf> {
+    component("container-runtime", "MTLS_TEST_CONTAINER_RUNTIME", path)
+}
+
+/// A program that `cargo xtask setup` built or fetched: in the folder that `variable`
 /// names, or else the newest in the cache.
 fn component(name: &str, variable: &str, program: &str) -> Result<PathBuf> {
     let named = std::env::var_os(variable).map(|folder| PathBuf::from(folder).join(program));
@@ -72,7 +81,7 @@ fn component(name: &str, variable: &str, program: &str) -> Result<PathBuf> {
         .or_else(|| newest_in_cache(name, program))
         .ok_or_else(|| {
             Error::Unexpected(format!(
-                "{program} is not built; run: cargo xtask setup authorities cluster (or set {variable})"
+                "{program} is not there; run: cargo xtask setup authorities cluster (or set {variable})"
             ))
         })
 }

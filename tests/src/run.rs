@@ -134,11 +134,13 @@ pub fn clean_up_after(name: &str) -> Result {
 /// Names of all runs that left a trace on this machine.
 pub(crate) fn runs() -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for folder in [
+    let mut folders = vec![
         PathBuf::from(RUNS),
         std::env::temp_dir(),
         cgroup::mount_point()?.to_path_buf(),
-    ] {
+    ];
+    folders.extend(cgroup::old_hierarchies()?);
+    for folder in folders {
         let Ok(entries) = fs::read_dir(&folder) else {
             continue;
         };
@@ -185,6 +187,13 @@ fn remove(name: &str) -> Result {
     for entry in list(cgroup::mount_point()?) {
         if entry.1.strip_prefix(PREFIX).is_some_and(ours) {
             cgroup::remove_tree(&entry.0)?;
+        }
+    }
+    for hierarchy in cgroup::old_hierarchies()? {
+        for (path, file) in list(&hierarchy) {
+            if file.strip_prefix(PREFIX).is_some_and(ours) {
+                cgroup::remove_old(&path)?;
+            }
         }
     }
     let dir = Path::new(RUNS).join(name);

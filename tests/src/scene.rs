@@ -126,6 +126,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // What cannot be removed is found by the leftovers check.
         let _ = crate::cgroup::remove_tree(self.cgroup.path());
+        if let Some(name) = self.cgroup.path().file_name() {
+            let _ = crate::cgroup::remove_twins(name);
+        }
         let _ = run::unmount_below(&self.dir);
         let _ = run::remove_folder(&self.dir);
         let _ = run::remove_folder(&self.disk);

@@ -9,7 +9,8 @@ use crate::failure::{Failure, Result};
 use crate::setup::{self, Need};
 
 pub(crate) fn run(words: &[&str]) -> Result {
-    start(Profile::Dev, words)
+    let cluster = words.contains(&"--kubernetes").then_some(Need::Cluster);
+    start(Profile::Dev, cluster, words)
 }
 
 /// As it would be run: in the release profile, whose memory counts.
@@ -17,11 +18,12 @@ pub(crate) fn soak(words: &[&str]) -> Result {
     let words: Vec<&str> = std::iter::once("--soak")
         .chain(words.iter().copied())
         .collect();
-    start(Profile::Release, &words)
+    start(Profile::Release, None, &words)
 }
 
-fn start(profile: Profile, words: &[&str]) -> Result {
-    setup::run(&[Need::Build, Need::Kernel, Need::Apps])?;
+fn start(profile: Profile, more: Option<Need>, words: &[&str]) -> Result {
+    let needs = [Need::Build, Need::Kernel, Need::Apps];
+    setup::run(&needs.into_iter().chain(more).collect::<Vec<_>>())?;
     build::run(profile)?;
     let demo = build::test_program("mtls-demo", profile)?;
     // It stands in our place, so that Ctrl-C and the exit code are its own.

@@ -12,6 +12,7 @@ mod build_ebpf;
 mod command;
 mod demo;
 mod failure;
+mod image;
 mod kernels;
 mod places;
 mod say;
@@ -32,8 +33,11 @@ usage: cargo xtask COMMAND
                      cluster, emulator (default: build apps)
   build-ebpf         build the kernel programs from source
   build [--release]  the kernel programs, then the daemon that embeds them
+  image [--name NAME:TAG] [--dev]
+                     the daemon's container image, as the archive target/image/mtls-daemon.tar
   demo [--keep] [--sabotage wrong-root] | --stop
                      two virtual nodes, real programs, and what is measured of them (root)
+  demo --kubernetes  the same in a cluster, with the daemon installed by its chart (root)
   test [FILTER..]    unit and property tests, then the stories with real programs (root)
   bench [--quick] [--peer NAME..] [--only FAMILY..] [--json FILE] | --help
                      what the way through two daemons costs, beside plain TCP and others (root)
@@ -76,6 +80,7 @@ fn obey(words: &[&str]) -> Result {
         ["build-ebpf"] => build_ebpf::run(),
         ["build"] => build::run(Profile::Dev),
         ["build", "--release"] => build::run(Profile::Release),
+        ["image", words @ ..] => image::run(words),
         ["demo", words @ ..] => demo::run(words),
         ["test", words @ ..] => test::run(words),
         ["bench", words @ ..] => bench::run(words),

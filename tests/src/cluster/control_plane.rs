@@ -11,8 +11,10 @@ use crate::cgroup::Cgroup;
 use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::node::{Family, Node};
-use crate::process::{Output, Process};
+use crate::process::{Output, Process, Spawn};
 use crate::programs;
+
+use super::installed;
 
 /// The control plane of a cluster.
 pub struct ControlPlane {
@@ -21,6 +23,7 @@ pub struct ControlPlane {
     /// Where the other node reaches the API server.
     server: String,
     // In the order in which they end.
+    _scheduler: Option<Process>,
     _controllers: Process,
     api_server: Option<Process>,
     _etcd: Process,
@@ -33,6 +36,18 @@ const ADMIN: &str = "administrator";
 /// An API server takes 4 s of processor time to start, and is not alone.
 const START: Duration = Duration::from_secs(120);
 
+/// So long a node, a pod or a Job may take on a busy machine.
+const COMES_TRUE: Duration = Duration::from_secs(90);
+
+/// Who runs the cluster's pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kubelets {
+    /// Kubelets: everything of a control plane runs.
+    Real,
+    /// The story itself, as a [`super::StandIn`].
+    Played,
+}
+
 /// Those that do something for objects which a test itself makes. The
 /// controllers of nodes would take ours for dead: no kubelet speaks for them.
 const CONTROLLERS: &str = "endpointslice-controller,namespace-controller,\
@@ -40,9 +55,9 @@ const CONTROLLERS: &str = "endpointslice-controller,namespace-controller,\
 
 impl ControlPlane {
     /// Starts it, and waits until it serves.
-    pub fn start(node: &Node) -> Result<Self> {
-        let folder = node.scene().dir().join("cluster");
-        fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
+    pub fn start(node: &Node, kubelets: Kubelets) -> Result<Self> {
+        // Nodes with file systems of their own see it, too.
+        let folder = node.scene().data("cluster")?;
         let cgroup = node.scene().cgroup().child("control-plane")?;
         // The node's own address on the wire.
         let address = node.wire_address(Family::V4);
@@ -53,7 +68,11 @@ impl ControlPlane {
         write(&folder.join("accounts-public.pem"), &key.public_key_pem())?;
         write(
             &folder.join("tokens.csv"),
-            &format!("{ADMIN},{ADMIN},1,system:masters\n"),
+            &format!(
+                "{ADMIN},{ADMIN},1,system:masters\n\
+                 node-a,system:node:a,2,system:nodes\n\
+                 node-b,system:node:b,3,system:nodes\n"
+            ),
         )?;
         let data = node.scene().data("etcd")?;
         let etcd = node
@@ -72,18 +91,27 @@ impl ControlPlane {
             &kubeconfig(&server, &folder, ADMIN).to_string(),
         )?;
         wait_until_ready(node, &folder, &mut api_server)?;
+        let chosen = match kubelets {
+            Kubelets::Real => "*",
+            Kubelets::Played => CONTROLLERS,
+        };
         let controllers = node
             .spawn(programs::kubernetes("kube-controller-manager")?)?
             .cgroup(&cgroup)
             .arg(flag("--kubeconfig", &folder.join("kubeconfig")))
             .arg(flag("--service-account-private-key-file", &accounts))
             .arg(flag("--root-ca-file", &folder.join("certs/apiserver.crt")))
-            .arg(format!("--controllers={CONTROLLERS}"))
+            .arg(format!("--controllers={chosen}"))
             .args(["--leader-elect=false", "--secure-port=0"])
             .start()?;
+        let scheduler = match kubelets {
+            Kubelets::Real => Some(start_scheduler(node, &cgroup, &folder)?),
+            Kubelets::Played => None,
+        };
         Ok(Self {
             node: node.clone(),
             server,
+            _scheduler: scheduler,
             _controllers: controllers,
             api_server: Some(api_server),
             _etcd: etcd,
@@ -100,9 +128,43 @@ impl ControlPlane {
         Ok(path)
     }
 
+    /// What a node's kubelet logs in with.
+    pub(super) fn kubeconfig_of_node(&self, name: &str) -> Value {
+        kubeconfig(&self.server, &self.folder, &format!("node-{name}"))
+    }
+
+    /// The node that it runs on.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// kubectl, as the administrator.
     pub fn kubectl(&self, words: &[&str]) -> Result<String> {
         kubectl(&self.node, &self.folder, words)?.success()
+    }
+
+    /// kubectl with something to do until it is told to stop.
+    pub fn start_kubectl(&self, words: &[&str]) -> Result<Process> {
+        kubectl_with(&self.node, &self.folder, words)?.start()
+    }
+
+    /// Waits until something in a namespace, KIND/NAME, meets a condition; else
+    /// says what its pods say.
+    pub fn wait(&self, namespace: &str, what: &str, condition: &str) -> Result {
+        let condition = format!("--for=condition={condition}");
+        let within = format!("--timeout={}s", COMES_TRUE.as_secs());
+        let words = ["wait", "-n", namespace, what, &condition, &within];
+        let waited = kubectl_with(&self.node, &self.folder, &words)?
+            .patience(START)
+            .output()?;
+        waited.success().map(drop).map_err(|error| {
+            let pods = self.kubectl(&["describe", "pods", "-n", namespace]);
+            Error::Unexpected(format!("{error}\n{}", pods.unwrap_or_default()))
+        })
     }
 
     /// Makes an object what the manifest says.
@@ -116,6 +178,14 @@ impl ControlPlane {
         let path = path.to_string_lossy();
         self.kubectl(&["apply", "--validate=strict", "-f", &path])
             .map(drop)
+    }
+
+    /// Makes of the chart's templates one, as `helm template` fills it in.
+    pub fn apply_chart(&self, template: &str) -> Result {
+        let filled = installed::filled(&self.node, template)?;
+        let path = self.folder.join("template.yaml");
+        write(&path, &filled)?;
+        self.apply_file(&path)
     }
 
     pub fn get(&self, words: &[&str]) -> Result<Value> {
@@ -163,7 +233,17 @@ fn start_api_server(node: &Node, cgroup: &Cgroup, folder: &Path) -> Result<Proce
         .arg("--service-account-issuer=https://kubernetes.default.svc")
         .arg(flag("--token-auth-file", &folder.join("tokens.csv")))
         .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
+        .arg("--enable-admission-plugins=NodeRestriction")
+        .arg("--kubelet-preferred-address-types=InternalIP")
         .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108")
+        .start()
+}
+
+fn start_scheduler(node: &Node, cgroup: &Cgroup, folder: &Path) -> Result<Process> {
+    node.spawn(programs::kubernetes("kube-scheduler")?)?
+        .cgroup(cgroup)
+        .arg(flag("--kubeconfig", &folder.join("kubeconfig")))
+        .args(["--leader-elect=false", "--bind-address=127.0.0.1"])
         .start()
 }
 
@@ -181,11 +261,15 @@ fn wait_until_ready(node: &Node, folder: &Path, api_server: &mut Process) -> Res
 }
 
 fn kubectl(node: &Node, folder: &Path, words: &[&str]) -> Result<Output> {
-    node.spawn(programs::kubernetes("kubectl")?)?
+    kubectl_with(node, folder, words)?.output()
+}
+
+fn kubectl_with(node: &Node, folder: &Path, words: &[&str]) -> Result<Spawn> {
+    Ok(node
+        .spawn(programs::kubernetes("kubectl")?)?
         .arg(flag("--kubeconfig", &folder.join("kubeconfig")))
         .arg(flag("--cache-dir", &folder.join("kubectl")))
-        .args(words)
-        .output()
+        .args(words))
 }
 
 fn kubeconfig(server: &str, folder: &Path, token: &str) -> Value {

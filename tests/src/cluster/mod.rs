@@ -1,8 +1,22 @@
 //! A real Kubernetes cluster on the nodes of a scene, whose programs
 //! `cargo xtask setup cluster` builds. Everything of it ends when dropped.
 
-mod control_plane;
-mod stand_in;
+use std::path::{Path, PathBuf};
 
-pub use control_plane::ControlPlane;
+mod control_plane;
+pub mod images;
+mod installed;
+mod stand_in;
+mod worker;
+
+pub use control_plane::{ControlPlane, Kubelets};
+pub use installed::Installed;
 pub use stand_in::{Kubepod, StandIn};
+pub use worker::Worker;
+
+/// What stories and the demo run in a cluster.
+pub fn manifest(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("manifests")
+        .join(name)
+}

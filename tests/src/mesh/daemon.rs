@@ -374,7 +374,8 @@ pub fn workloads(status: &Value) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-fn get(path: &str) -> io::Result<(u16, String)> {
+/// GET from the metrics address of the namespace that this thread is in.
+pub(crate) fn get(path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&METRICS, ANSWER_WITHIN)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     stream.set_write_timeout(Some(ANSWER_WITHIN))?;

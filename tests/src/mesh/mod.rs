@@ -13,6 +13,7 @@ use crate::pod::Pod;
 
 pub use ca::{Ca, Leaf};
 pub use config::Plan;
+pub(crate) use daemon::get;
 pub use daemon::{Daemon, Position, workloads};
 pub use metrics::Metrics;
 

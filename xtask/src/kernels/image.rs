@@ -2,14 +2,14 @@
 //! cache; nothing is installed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::command;
 use crate::failure::{Failure, Result, While};
 use crate::places;
 use crate::say;
-use crate::setup::packages;
+use crate::setup::archive;
 
 pub(super) struct Kernel {
     /// Such as 6.1.0-56-cloud-amd64.
@@ -44,7 +44,7 @@ pub(super) fn fetch(series: &str) -> Result<Kernel> {
     };
     if !kernel.dependencies_file().exists() {
         say::step("Fetching", package);
-        unpack(package, &kernel.folder)?;
+        archive::unpack(package, &kernel.folder)?;
         // The package leaves this to its installation; its result is made last, so it also says that all is there.
         command::run_quietly(
             Command::new("depmod")
@@ -54,45 +54,6 @@ pub(super) fn fetch(series: &str) -> Result<Kernel> {
         )?;
     }
     Ok(kernel)
-}
-
-/// A statically linked busybox for the guest.
-pub(super) fn busybox() -> Result<PathBuf> {
-    let version = packages::candidate("busybox-static")
-        .ok_or_else(|| Failure::new("this machine's package archive has no busybox-static"))?;
-    let folder = places::cache(&format!("busybox-static-{version}"))?;
-    let busybox = folder.join("bin/busybox");
-    if !busybox.exists() {
-        unpack("busybox-static", &folder)?;
-    }
-    Ok(busybox)
-}
-
-fn unpack(package: &str, folder: &Path) -> Result {
-    let packed = folder.join("packed");
-    fs::create_dir_all(&packed).doing(format_args!("making {}", packed.display()))?;
-    command::run_quietly(
-        Command::new("apt-get")
-            .args(["download", package])
-            .current_dir(&packed),
-    )?;
-    let entries = fs::read_dir(&packed).doing(format_args!("reading {}", packed.display()))?;
-    let deb = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|ending| ending == "deb"));
-    let deb = deb.ok_or_else(|| {
-        Failure::new(format!(
-            "apt-get downloaded no package into {}",
-            packed.display()
-        ))
-    })?;
-    command::run_quietly(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .args([deb.as_path(), folder]),
-    )?;
-    fs::remove_dir_all(&packed).doing(format_args!("removing {}", packed.display()))
 }
 
 impl Kernel {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Stories;
-use super::image::{self, Kernel};
+use super::image::Kernel;
 use crate::command;
 use crate::failure::{Failure, Result, While};
+use crate::setup::archive;
 
 /// Virtual wires and switches; all else is built into Debian's kernels.
 const MODULES: &[&str] = &["veth", "bridge", "af_packet"];
@@ -19,7 +20,7 @@ pub(super) const VERDICT: &str = "guest-verdict:";
 
 pub(super) fn make(kernel: &Kernel, stories: &Stories, filter: &[&str]) -> Result<PathBuf> {
     let mut files = Files::default();
-    files.add("bin/busybox", &image::busybox()?)?;
+    files.add("bin/busybox", &archive::busybox()?)?;
     let mut programs: Vec<_> = stories
         .programs
         .iter()

@@ -1,6 +1,6 @@
 //! What the stories run against and no distribution has in a version of use,
-//! built from source: the authorities SPIRE and OpenBao, and the control plane of a
-//! Kubernetes cluster. Each is built once a version into the cache, by the
+//! built from source: the authorities SPIRE and OpenBao, and a Kubernetes cluster with
+//! Helm. Each is built once a version into the cache, by the
 //! go.mod and go.sum below tests/components.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::archive;
 use crate::command;
 use crate::failure::{Failure, Result, While};
 use crate::places;
@@ -20,11 +21,14 @@ pub(crate) struct Authorities {
     pub(crate) openbao: PathBuf,
 }
 
-/// A cluster's control plane.
+/// A cluster's programs.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) etcd: PathBuf,
     pub(crate) kubernetes: PathBuf,
+    pub(crate) helm: PathBuf,
+    /// Laid out as Debian's packages lay out a root.
+    pub(crate) container_runtime: PathBuf,
 }
 
 struct Component {
@@ -104,6 +108,8 @@ const KUBERNETES: Component = Component {
             "kube-controller-manager",
             "k8s.io/kubernetes/cmd/kube-controller-manager",
         ),
+        ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+        ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ],
     build: Build::Here,
@@ -113,6 +119,14 @@ const KUBERNETES: Component = Component {
         ("k8s.io/component-base/version.gitMajor", "1"),
         ("k8s.io/component-base/version.gitMinor", "36"),
     ],
+};
+
+const HELM: Component = Component {
+    name: "helm",
+    module: "helm.sh/helm/v3",
+    programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
+    build: Build::Here,
+    stamps: &[],
 };
 
 /// The newest that one of the go.mod files asks for.
@@ -132,6 +146,8 @@ pub(crate) fn cluster() -> Result<Cluster> {
     Ok(Cluster {
         etcd: ETCD.ready()?,
         kubernetes: KUBERNETES.ready()?,
+        helm: HELM.ready()?,
+        container_runtime: archive::container_runtime()?,
     })
 }
 
@@ -331,7 +347,7 @@ mod tests {
 
     #[test]
     fn every_component_has_its_go_mod_and_it_asks_for_no_newer_go() {
-        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES] {
+        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM] {
             component.key().unwrap();
             let text = fs::read_to_string(component.pinned().join("go.mod")).unwrap();
             assert!(text.contains(&format!("require {} v", component.module)));

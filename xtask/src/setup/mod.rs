@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what a command needs that this machine lacks. Says
 //! what it does, starts no service, touches nothing that is already there.
 
+pub(crate) mod archive;
 pub(crate) mod components;
 pub(crate) mod envoy;
 mod machine;
@@ -25,7 +26,7 @@ pub(crate) enum Need {
     Peers,
     /// The authorities that issue the stories' certificates.
     Authorities,
-    /// The control plane of a Kubernetes cluster.
+    /// A Kubernetes cluster: control plane, kubelet, container runtime, Helm.
     Cluster,
     /// A machine emulator, to boot other kernels.
     Emulator,

@@ -1,0 +1,189 @@
+//! Two nodes with real kubelets and containerd: what runs in a labelled
+//! namespace speaks mutual TLS, whoever started it and however it ends,
+//! through a Service that nobody else on the nodes carries. The daemon is
+//! installed by its chart.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
+use mtls_tests::deadline::{Deadline, wait_for};
+use mtls_tests::mesh::Ca;
+use mtls_tests::{Error, Node, Result, ensure, ensure_eq, play, two_nodes};
+
+/// So long news may take on a busy machine.
+const POD: Duration = Duration::from_secs(60);
+const SERVICE: &str = "http://10.96.0.80/";
+
+#[test]
+fn cluster() -> Result {
+    play("cluster", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        // The kubelet of b and the API server on a speak TLS as well.
+        let wire = a.capture_wire()?;
+        let plane = ControlPlane::start(&a, Kubelets::Real)?;
+        let mut workers = [Worker::start(&a, &plane)?, Worker::start(&b, &plane)?];
+        for worker in &mut workers {
+            worker.wait_until_ready(&plane)?;
+        }
+        let ca = Ca::create(scene.dir(), "ca", "example.org")?;
+        let daemons = Installed::install(&plane, &ca, &a)?;
+        plane.apply_file(&manifest("shop.yaml"))?;
+        for (what, condition) in [
+            ("deployment/web", "Available"),
+            ("deployment/client", "Available"),
+            ("job/job", "Complete"),
+            ("pod/restarted", "Ready"),
+        ] {
+            plane.wait("shop", what, condition)?;
+        }
+        plane.wait("other", "pod/stranger", "Ready")?;
+
+        // Through the Service, to both nodes, under the pods' own identities.
+        let mut heard = BTreeSet::new();
+        wait_for(
+            Deadline::after(POD),
+            || "answers from both nodes",
+            || {
+                heard.insert(ask(&plane, "shop", "deploy/client", SERVICE)?);
+                Ok((heard.len() == 2).then_some(()))
+            },
+        )?;
+        ensure_eq(
+            heard,
+            BTreeSet::from(["web on a".to_owned(), "web on b".to_owned()]),
+            "who answers",
+        )?;
+        wait_for(
+            Deadline::after(POD),
+            || "the server's line in the access log",
+            || {
+                let lines = daemons.access_log(&b)?;
+                Ok(lines
+                    .iter()
+                    .any(|line| {
+                        line["direction"] == "inbound"
+                            && line["source"] == "spiffe://example.org/ns/shop/sa/client"
+                            && line["bytes_to_client"].as_u64() > Some(0)
+                    })
+                    .then_some(()))
+            },
+        )?;
+        // The one that ended came back, and its pod's identity with it.
+        let restarted = plane.get(&["pod", "-n", "shop", "restarted"])?;
+        let restarts = &restarted["status"]["containerStatuses"][0]["restartCount"];
+        ensure_eq(restarts.as_u64(), Some(1), "restarts")?;
+        wait_for(
+            Deadline::after(POD),
+            || "the restarted container to have its answer",
+            || {
+                let log = plane.kubectl(&["logs", "-n", "shop", "restarted"])?;
+                Ok(log.contains("web on").then_some(()))
+            },
+        )?;
+
+        // Nobody comes in in clear, and nobody without an identity is reached.
+        let web = address(&plane, "shop", "app=web", &b)?;
+        let stranger = address(&plane, "other", "", &a)?;
+        refused(&plane, "other", "stranger", &web)?;
+        refused(&plane, "shop", "deploy/client", &stranger)?;
+        wire.finish()?.ensure_only_tls()?;
+
+        // The operator's own ways into a pod.
+        let log = plane.kubectl(&["logs", "-n", "shop", "deploy/web"])?;
+        ensure(log.contains("serving"), || format!("logs said {log}"))?;
+        forwarded(&a, &plane)?;
+
+        // Without daemons nobody gets in, but for the kubelets' probes.
+        daemons.uninstall()?;
+        refused(&plane, "other", "stranger", &web)?;
+        refuses(&plane, "shop", "deploy/client", SERVICE)?;
+        let before = probes(&plane)?;
+        wait_for(
+            Deadline::after(POD),
+            || "a probe of each server, with no daemon",
+            || {
+                let now = probes(&plane)?;
+                let more = before.iter().zip(&now).all(|(before, now)| now > before);
+                Ok((now.len() == 2 && more).then_some(()))
+            },
+        )
+    })
+}
+
+/// How many answers each server has given by now.
+fn probes(plane: &ControlPlane) -> Result<Vec<usize>> {
+    let pods = plane.get(&["pods", "-n", "shop", "-l", "app=web"])?;
+    let names = pods["items"].as_array().into_iter().flatten();
+    names
+        .filter_map(|pod| pod["metadata"]["name"].as_str())
+        .map(|name| {
+            let log = plane.kubectl(&["logs", "-n", "shop", name])?;
+            Ok(log.matches("response:200").count())
+        })
+        .collect()
+}
+
+/// Port 8080 of a pod of the Deployment, through the API server.
+fn forwarded(node: &Node, plane: &ControlPlane) -> Result {
+    let mut forward = plane.start_kubectl(&[
+        "port-forward",
+        "--address=127.0.0.1",
+        "-n",
+        "shop",
+        "deploy/web",
+        "18080:8080",
+    ])?;
+    wait_for(
+        Deadline::after(POD),
+        || "port-forward to listen",
+        || {
+            forward.must_run()?;
+            Ok(node.netns().listens(18080)?.then_some(()))
+        },
+    )?;
+    let said = node
+        .spawn("curl")?
+        .args(["--silent", "--show-error", "http://127.0.0.1:18080/"])
+        .output()?
+        .success()?;
+    ensure(said.starts_with("web on"), || {
+        format!("port-forward gave {said}: {}", forward.log())
+    })
+}
+
+/// What a web server tells a pod.
+fn ask(plane: &ControlPlane, namespace: &str, from: &str, url: &str) -> Result<String> {
+    let words = [
+        "exec", "-n", namespace, from, "--", "timeout", "5", "wget", "-qO-", url,
+    ];
+    Ok(plane.kubectl(&words)?.trim().to_owned())
+}
+
+fn refused(plane: &ControlPlane, namespace: &str, from: &str, address: &str) -> Result {
+    refuses(plane, namespace, from, &format!("http://{address}:8080/"))
+}
+
+fn refuses(plane: &ControlPlane, namespace: &str, from: &str, url: &str) -> Result {
+    match ask(plane, namespace, from, url) {
+        // wget's own words, or its end after 5 s of silence.
+        Err(Error::Command { output, .. })
+            if output.contains("wget: ") || output.contains("exit code 143") =>
+        {
+            Ok(())
+        }
+        other => Err(Error::Unexpected(format!(
+            "{from} should be refused at {url}: {other:?}"
+        ))),
+    }
+}
+
+/// Of the pod with that label on the node.
+fn address(plane: &ControlPlane, namespace: &str, label: &str, node: &Node) -> Result<String> {
+    let on = format!("--field-selector=spec.nodeName={}", node.name());
+    let pods = plane.get(&["pods", "-n", namespace, "-l", label, &on])?;
+    let found = pods["items"][0]["status"]["podIP"].as_str();
+    found
+        .map(str::to_owned)
+        .ok_or_else(|| Error::Unexpected(format!("no pod {label} on {}: {pods}", node.name())))
+}

@@ -1,0 +1,205 @@
+//! The daemon, installed in a cluster as its users do it: by the chart, from
+//! the image.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::error::{Doing, Error, Result, ensure};
+use crate::mesh::{self, Ca, Metrics};
+use crate::mounts::CGROUP;
+use crate::node::{Family, Node};
+use crate::programs;
+
+use super::ControlPlane;
+
+/// The release, in the namespace of the same name.
+pub struct Installed<'a> {
+    plane: &'a ControlPlane,
+}
+
+const NAME: &str = "mtls-daemon";
+/// For images, pods and probes on a busy machine.
+const READY: Duration = Duration::from_secs(120);
+
+impl<'a> Installed<'a> {
+    /// `helm install`, with certificates from `ca`; returns when every node's
+    /// daemon is ready. `api_server` is the node that the API server runs on.
+    pub fn install(plane: &'a ControlPlane, ca: &Ca, api_server: &Node) -> Result<Self> {
+        plane.kubectl(&["create", "namespace", NAME])?;
+        plane.kubectl(&[
+            "label",
+            "namespace",
+            NAME,
+            "pod-security.kubernetes.io/enforce=privileged",
+        ])?;
+        plane.kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "ca",
+            "-n",
+            NAME,
+            &from_file("ca.pem", &ca.certificate),
+            &from_file("key.pem", &ca.key),
+        ])?;
+        let values = json!({
+            "config": {
+                "identity": {
+                    "trust_domain": "example.org",
+                    "disk-ca": {"certificate": "/ca/ca.pem", "key": "/ca/key.pem"},
+                },
+                "kubernetes": {"kubelet_cgroup": "/host/cgroup2/kubelet"},
+                "log": {"format": "json"},
+            },
+            // Where each node of the harness has its part of this machine's.
+            "host": {"cgroup2": CGROUP},
+            // No kube-proxy carries the Service `kubernetes`.
+            "apiServer": {"host": api_server.wire_address(Family::V4), "port": 6443},
+            "extraVolumes": [{"name": "ca", "secret": {"secretName": "ca", "defaultMode": 0o400}}],
+            "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
+        });
+        let file = plane.folder().join("values.json");
+        std::fs::write(&file, values.to_string())
+            .doing(|| format!("writing {}", file.display()))?;
+        let installed = Self { plane };
+        let values = file.to_string_lossy();
+        let chart = chart();
+        let chart = chart.to_string_lossy();
+        installed.helm(&["lint", "--strict", &chart, "--values", &values])?;
+        let within = format!("{}s", READY.as_secs());
+        let done = installed.helm(&[
+            "install",
+            NAME,
+            &chart,
+            "--values",
+            &values,
+            "--wait",
+            "--timeout",
+            &within,
+        ]);
+        match done {
+            Ok(()) => Ok(installed),
+            Err(error) => Err(installed.why(&error)),
+        }
+    }
+
+    /// Takes the release away. What its daemons have attached stays.
+    pub fn uninstall(&self) -> Result {
+        self.helm(&["uninstall", NAME, "--wait"])
+    }
+
+    /// A node's daemon, asked by its own command.
+    pub fn ask(&self, node: &Node, word: &str) -> Result<Value> {
+        let pod = self.pod_on(node)?;
+        let words = [
+            "exec",
+            "-n",
+            NAME,
+            &pod,
+            "-c",
+            NAME,
+            "--",
+            "/usr/bin/mtls-daemon",
+            word,
+            "--output",
+            "json",
+        ];
+        let said = self.plane.kubectl(&words)?;
+        serde_json::from_str(&said).map_err(|error| Error::Unreadable {
+            what: format!("the answer to {word}: {said}"),
+            why: error.to_string(),
+        })
+    }
+
+    /// What Prometheus would scrape of it.
+    pub fn metrics(&self, node: &Node) -> Result<Metrics> {
+        let (status, body) = node
+            .netns()
+            .run(|| mesh::get("/metrics"))?
+            .doing(|| format!("scraping the daemon of node {}", node.name()))?;
+        ensure(status == 200, || format!("/metrics said {status}: {body}"))?;
+        Metrics::parse(&body)
+    }
+
+    /// Lines of its access log so far.
+    pub fn access_log(&self, node: &Node) -> Result<Vec<Value>> {
+        let log = self.log(node)?;
+        let events = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        Ok(events
+            .filter(|event: &Value| event["target"] == "access")
+            .collect())
+    }
+
+    pub fn log(&self, node: &Node) -> Result<String> {
+        let pod = self.pod_on(node)?;
+        self.plane.kubectl(&["logs", "-n", NAME, &pod, "-c", NAME])
+    }
+
+    /// The name of its pod.
+    pub fn pod_on(&self, node: &Node) -> Result<String> {
+        let on = format!("--field-selector=spec.nodeName={}", node.name());
+        let pods = self.plane.get(&["pods", "-n", NAME, &on])?;
+        let name = pods["items"][0]["metadata"]["name"].as_str();
+        name.map(str::to_owned)
+            .ok_or_else(|| Error::Unexpected(format!("no daemon on {}: {pods}", node.name())))
+    }
+
+    fn helm(&self, words: &[&str]) -> Result {
+        let folder = self.plane.folder();
+        let mut helm = self
+            .plane
+            .node()
+            .spawn(programs::helm()?)?
+            .patience(READY + Duration::from_secs(30))
+            .arg("--kubeconfig")
+            .arg(folder.join("kubeconfig"))
+            .args(["--namespace", NAME]);
+        for kind in ["CACHE", "CONFIG", "DATA"] {
+            helm = helm.env(&format!("HELM_{kind}_HOME"), folder.join("helm"));
+        }
+        helm.args(words).output()?.success().map(drop)
+    }
+
+    /// What the pods say about it.
+    fn why(&self, error: &Error) -> Error {
+        let ask = |words: &[&str]| self.plane.kubectl(words).unwrap_or_else(|e| e.to_string());
+        let label = "app.kubernetes.io/name=mtls-daemon";
+        Error::Unexpected(format!(
+            "{error}\n{}\n{}",
+            ask(&["describe", "pods", "-n", NAME]),
+            ask(&[
+                "logs",
+                "-n",
+                NAME,
+                "-l",
+                label,
+                "--all-containers",
+                "--prefix"
+            ]),
+        ))
+    }
+}
+
+/// A template with what no cluster has to say about.
+pub(super) fn filled(node: &Node, template: &str) -> Result<String> {
+    node.spawn(programs::helm()?)?
+        .args(["template", NAME])
+        .arg(chart())
+        .args(["--namespace", NAME, "--show-only", template])
+        .args(["--kube-version", "1.36.3"])
+        .args(["--set", "config.identity.trust_domain=example.org"])
+        .output()?
+        .success()
+}
+
+fn chart() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart")
+}
+
+fn from_file(key: &str, path: &Path) -> String {
+    format!("--from-file={key}={}", path.display())
+}

@@ -1,0 +1,282 @@
+//! A node of a cluster with a real kubelet and a real containerd: in file
+//! systems of its own, each in a cgroup of its own below the attach point.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+
+use crate::cgroup::{self, Cgroup};
+use crate::deadline::{Deadline, wait_for};
+use crate::error::{Doing, Error, Result};
+use crate::mounts::Mounts;
+use crate::node::{Family, Node};
+use crate::process::{Process, Spawn};
+use crate::programs;
+
+use super::{ControlPlane, images};
+
+/// A node whose pods are real containers.
+pub struct Worker {
+    node: Node,
+    mounts: Mounts,
+    kubelet: Option<Process>,
+    containerd: Option<Process>,
+    cgroups: Cgroups,
+}
+
+#[derive(Debug)]
+struct Cgroups {
+    kubelet: Cgroup,
+    runtime: Cgroup,
+    /// Made by the kubelet, with every pod in it.
+    pods: PathBuf,
+}
+
+const SOCKET: &str = "/run/containerd/containerd.sock";
+/// Where nodes keep what this harness gives them, by the paths they see.
+const OWN: &str = "/opt/node";
+
+/// What kubelet and runtime need to come up on a busy machine.
+const START: Duration = Duration::from_secs(90);
+
+impl Worker {
+    /// Makes a node one of the cluster's, and starts what runs its pods.
+    pub fn start(node: &Node, plane: &ControlPlane) -> Result<Self> {
+        let root = node.cgroup();
+        root.delegate()?;
+        cgroup::make_twins(root)?;
+        let files = node.scene().data(&format!("node-{}", node.name()))?;
+        write_files(node, &files, plane)?;
+        // Mounted where the first process of this machine sees it, as on a node.
+        let bpffs = node.scene().dir().join(format!("bpffs-{}", node.name()));
+        mount_bpffs(&bpffs)?;
+        let mounts = Mounts::create(&files, &bpffs, root.path())?;
+        let mut worker = Self {
+            cgroups: Cgroups {
+                kubelet: root.child("kubelet")?,
+                runtime: root.child("runtime")?,
+                pods: root.path().join("kubepods"),
+            },
+            kubelet: None,
+            containerd: None,
+            node: node.clone(),
+            mounts,
+        };
+        worker.register(plane)?;
+        worker.start_containerd()?;
+        for image in images::all(plane.folder())? {
+            worker.import(&image)?;
+        }
+        worker.start_kubelet()?;
+        Ok(worker)
+    }
+
+    /// Waits until pods can run on it.
+    pub fn wait_until_ready(&mut self, plane: &ControlPlane) -> Result {
+        let node = format!("node/{}", self.node.name());
+        plane.wait("default", &node, "Ready")?;
+        self.kubelet()?.must_run()
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// A program of the node itself, among its files.
+    pub fn spawn(&self, program: impl AsRef<Path>) -> Result<Spawn> {
+        Ok(self.node.spawn(program)?.mounts(&self.mounts))
+    }
+
+    /// The cgroup that the kubelet runs in.
+    pub fn kubelet_cgroup(&self) -> &Cgroup {
+        &self.cgroups.kubelet
+    }
+
+    pub fn kubelet(&mut self) -> Result<&mut Process> {
+        self.kubelet
+            .as_mut()
+            .ok_or_else(|| Error::Unexpected("the kubelet does not run".into()))
+    }
+
+    /// kill -9. Its pods go on.
+    pub fn stop_kubelet(&mut self) -> Result {
+        match self.kubelet.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    pub fn start_kubelet(&mut self) -> Result {
+        let name = self.node.name();
+        let addresses = Family::BOTH.map(|family| self.node.wire_address(family).to_string());
+        let kubelet = self
+            .spawn(programs::kubernetes("kubelet")?)?
+            .cgroup(&self.cgroups.kubelet)
+            .named(&format!("kubelet-{name}"))
+            .arg(format!("--config={OWN}/kubelet.json"))
+            .arg(format!("--kubeconfig={OWN}/kubeconfig"))
+            .arg(format!("--hostname-override={name}"))
+            .arg(format!("--node-ip={}", addresses.join(",")))
+            .start()?;
+        self.kubelet = Some(kubelet);
+        Ok(())
+    }
+
+    /// Gives the runtime an image's archive.
+    pub fn import(&self, archive: &Path) -> Result {
+        self.ctr(&["images", "import", &archive.to_string_lossy()])
+            .map(drop)
+    }
+
+    fn ctr(&self, words: &[&str]) -> Result<String> {
+        self.spawn(programs::container_runtime("usr/bin/ctr")?)?
+            .args(["--address", SOCKET, "--namespace", "k8s.io"])
+            .args(words)
+            .output()?
+            .success()
+    }
+
+    fn start_containerd(&mut self) -> Result {
+        let program = programs::container_runtime("usr/bin/containerd")?;
+        // It finds its shim and runc by PATH.
+        let root = program.ancestors().nth(3).unwrap_or(&program);
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{0}/usr/bin:{0}/usr/sbin:{path}", root.display());
+        let containerd = self
+            .spawn(&program)?
+            .cgroup(&self.cgroups.runtime)
+            .named(&format!("containerd-{}", self.node.name()))
+            .env("PATH", path)
+            .args(["--config", &format!("{OWN}/containerd.toml")])
+            .start()?;
+        let containerd = self.containerd.insert(containerd);
+        containerd.must_run()?;
+        wait_for(
+            Deadline::after(START),
+            || "containerd to answer",
+            || Ok(self.ctr(&["version"]).ok()),
+        )
+        .map(drop)
+    }
+
+    /// Its pods' networks are known from the beginning; the rest of a Node the
+    /// kubelet tells.
+    fn register(&self, plane: &ControlPlane) -> Result {
+        let [v4, v6] = self.node.pod_networks();
+        plane.apply(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node.name()},
+            "spec": {"podCIDR": v4, "podCIDRs": [v4, v6]},
+        }))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // First whoever would start the pods again. What cannot be ended here
+        // is ended with the scene's cgroup.
+        let _ = self.stop_kubelet();
+        let _ = cgroup::remove_tree(&self.cgroups.pods);
+        if let Some(mut containerd) = self.containerd.take() {
+            let _ = containerd.kill();
+        }
+        let _ = cgroup::remove_tree(self.cgroups.runtime.path());
+    }
+}
+
+/// `files` is what the node sees in the root folders of its own.
+fn write_files(node: &Node, files: &Path, plane: &ControlPlane) -> Result {
+    let own = files.join("opt/node");
+    let config = plane.kubeconfig_of_node(node.name());
+    write(&own.join("kubeconfig"), &config.to_string())?;
+    write(
+        &own.join("kubelet.json"),
+        &kubelet_config(node)?.to_string(),
+    )?;
+    write(&own.join("containerd.toml"), CONTAINERD)?;
+    write(
+        &files.join("etc/cni/net.d/10-node.conflist"),
+        &network_config(node).to_string(),
+    )?;
+    let plugins = programs::container_runtime("usr/lib/cni/bridge")?;
+    let plugins = plugins.parent().unwrap_or(&plugins);
+    let folder = files.join("opt/cni/bin");
+    fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
+    for (path, name) in crate::run::list(plugins) {
+        symlink(path, folder.join(name)).doing(|| "linking a CNI plugin")?;
+    }
+    Ok(())
+}
+
+fn kubelet_config(node: &Node) -> Result<Value> {
+    let root = cgroup::mount_point()?;
+    let below = node.cgroup().path().strip_prefix(root);
+    let below = below.map_err(|error| Error::Unexpected(error.to_string()))?;
+    Ok(json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
+        // Two kubelets with one root would end each other's pods.
+        "cgroupRoot": format!("/{}", below.display()), "cgroupDriver": "cgroupfs",
+        "failCgroupV1": false, "enforceNodeAllocatable": [], "failSwapOn": false,
+        // This machine's disk is not the node's.
+        "localStorageCapacityIsolation": false, "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "0%", "nodefs.available": "0%",
+                         "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
+        "makeIPTablesUtilChains": false, "resolvConf": "",
+        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "staticPodPath": "/opt/node/pods",
+        "volumePluginDir": "/var/lib/kubelet/plugins-of-volumes",
+    }))
+}
+
+/// The bridge that other stories' pods are on, too.
+fn network_config(node: &Node) -> Value {
+    let ranges = node
+        .pod_networks()
+        .map(|subnet| json!([{"subnet": subnet}]));
+    json!({
+        "cniVersion": "0.4.0", "name": "node",
+        "plugins": [{
+            "type": "bridge", "bridge": "pods", "isGateway": true, "hairpinMode": true,
+            "ipam": {
+                "type": "host-local", "dataDir": "/run/cni", "ranges": ranges,
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            },
+        }],
+    })
+}
+
+/// Images come by `import` alone. A process without CAP_SYS_RESOURCE cannot
+/// lower the score by which the kernel chooses whom to kill.
+const CONTAINERD: &str = r#"
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "local.test/pause:1"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+"#;
+
+/// It goes with the scene.
+fn mount_bpffs(folder: &Path) -> Result {
+    fs::create_dir_all(folder).doing(|| format!("making {}", folder.display()))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), folder, Some("bpf"), flags, Some("mode=0700"))
+        .doing(|| format!("mounting a bpffs on {}", folder.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result {
+    let write = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, text)
+    };
+    write().doing(|| format!("writing {}", path.display()))
+}
