@@ -41,6 +41,8 @@ pub struct AccessRecord<'a> {
     /// The other end of the tunnel.
     pub peer: Option<TunnelAddr>,
     pub tunnel: Option<TunnelUse>,
+    /// The policy's rule that let it in or did not, at the server's node.
+    pub rule: Option<&'a str>,
     pub to_server: u64,
     pub to_client: u64,
     pub duration: Duration,
@@ -72,6 +74,7 @@ pub fn log(record: &AccessRecord<'_>) {
         original_dst = record.original_dst.map(tracing::field::display),
         peer = record.peer.map(tracing::field::display),
         tunnel = record.tunnel.map(TunnelUse::word),
+        rule = record.rule,
         bytes_to_server = record.to_server,
         bytes_to_client = record.to_client,
         duration_seconds = rounded(record.duration),
@@ -131,6 +134,7 @@ mod tests {
             original_dst: Some(OriginalDst("10.0.2.7:5432".parse().unwrap())),
             peer: Some(TunnelAddr("10.0.2.7:15008".parse().unwrap())),
             tunnel: Some(TunnelUse::Reused),
+            rule: Some("callers[0]"),
             to_server: 5,
             to_client: 7,
             duration: Duration::from_nanos(1_234_567_890),
@@ -158,6 +162,7 @@ mod tests {
             "original_dst": "10.0.2.7:5432",
             "peer": "10.0.2.7:15008",
             "tunnel": "reused",
+            "rule": "callers[0]",
             "bytes_to_server": 5,
             "bytes_to_client": 7,
             "duration_seconds": 1.234568,
@@ -174,11 +179,12 @@ mod tests {
             destination: None,
             peer: None,
             tunnel: None,
+            rule: None,
             detail: None,
             ..record(&source, &source)
         };
         let line = logged(&refused);
-        for absent in ["destination", "peer", "tunnel", "detail"] {
+        for absent in ["destination", "peer", "tunnel", "rule", "detail"] {
             assert_eq!(line.get(absent), None, "{absent}");
         }
     }

@@ -29,7 +29,7 @@ use crate::kubernetes::{self, KubernetesError, Snapshot};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::netns::Netns;
-use crate::node::{InstallError, Node, Origin};
+use crate::node::{InstallError, Node, Origin, Policies};
 use crate::reason::Reason;
 use crate::tls::Judging;
 use crate::tunnel;
@@ -133,6 +133,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
             started: clock.now(),
             loaded: Cell::new(clock.now()),
             reload_error: RefCell::default(),
+            policies: Policies::default(),
             restart_needed: RefCell::default(),
             added: RefCell::default(),
         },

@@ -11,11 +11,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::addr::OriginalDst;
 use crate::config::{Config, ForeignPastExpiry, Limits};
 use crate::directory::{Cluster, Destination, Directory};
+use crate::policy::Rules;
 use crate::spiffe::SpiffeId;
 
 #[derive(Debug)]
 pub struct Facts {
     pub directory: Directory,
+    /// The same until a policy changes.
+    pub rules: Arc<Rules>,
     pub limits: Limits,
     pub tunnel_port: u16,
     pub foreign_past_expiry: ForeignPastExpiry,
@@ -27,11 +30,22 @@ impl Facts {
     pub fn new(config: &Config, cluster: Arc<Cluster>) -> Self {
         Self {
             directory: Directory::new(config, cluster),
+            rules: Arc::new(Rules::new(config.authorization.clone())),
             limits: config.limits.clone(),
             foreign_past_expiry: config.identity.foreign_past_expiry,
             tunnel_port: config.network.tunnel_port,
             access_log: config.log.access,
         }
+    }
+
+    /// With the rules of `before`, if they say the same: whoever holds to them
+    /// need not look again.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        if self.rules == before.rules {
+            self.rules = Arc::clone(&before.rules);
+        }
+        self
     }
 }
 
@@ -56,6 +70,11 @@ impl Newest {
 
     pub fn get(&self) -> Arc<Facts> {
         Arc::clone(&self.facts.borrow())
+    }
+
+    /// To wait for newer ones.
+    pub fn changes(&self) -> watch::Receiver<Arc<Facts>> {
+        self.facts.clone()
     }
 
     /// The facts, with all that can be known of a destination: if nobody is

@@ -13,14 +13,15 @@ use tokio::time::Instant;
 
 use crate::access_log::{self, AccessRecord, TunnelUse};
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
-use crate::facts::Newest;
+use crate::facts::{Facts, Newest};
 use crate::metrics::{Direction, OpenConnection, ThreadMetrics, Towards};
 use crate::netns::Cookie;
+use crate::policy::{self, Connection, Rules};
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::trace::ConnectionId;
-use crate::tunnel::{Carried, Carry, CarryEnd, Progress};
+use crate::tunnel::{Carried, Carry, CarryEnd, CarryHandle, Cut};
 use crate::workload::Workload;
 
 /// How often the bytes of open connections are added to the metrics.
@@ -40,6 +41,8 @@ pub struct Flow {
     /// Address of the other end of the tunnel.
     pub tunnel: Option<TunnelAddr>,
     pub tunnel_use: Option<TunnelUse>,
+    /// The rule that let it in, or did not; of inbound ones.
+    pub rule: Option<Arc<str>>,
     pub began: Instant,
 }
 
@@ -57,6 +60,25 @@ impl Flow {
             Direction::Inbound => Some(&self.workload.id),
         }
     }
+
+    /// As policies judge it; `None` of an outbound one, which its peer judges.
+    fn connection(&self) -> Option<Connection<'_>> {
+        let client = self
+            .client
+            .filter(|_| self.direction == Direction::Inbound)?;
+        Some(policy::connection(
+            self.workload.target(),
+            self.peer.as_ref(),
+            client,
+            self.original_dst.0.port(),
+        ))
+    }
+
+    /// Whether it may go on by `rules`.
+    pub fn is_allowed_by(&self, rules: &Rules) -> bool {
+        let allowed = |connection| rules.inbound(&connection).is_allowed();
+        self.connection().is_none_or(allowed)
+    }
 }
 
 /// The connections of one worker.
@@ -71,7 +93,7 @@ pub struct Flows {
 /// A connection that is open.
 struct Live {
     flow: Rc<Flow>,
-    progress: Progress,
+    handle: CarryHandle,
     /// What the metrics know of its bytes, into the tunnel and out of it.
     counted: (u64, u64),
 }
@@ -109,7 +131,7 @@ impl Flows {
         let flow = Rc::new(flow);
         let key = self.live.borrow_mut().insert(Live {
             flow: Rc::clone(&flow),
-            progress: carry.progress(),
+            handle: carry.handle(),
             counted: (0, 0),
         });
         flow.workload.connections.fetch_add(1, Ordering::Relaxed);
@@ -146,13 +168,45 @@ impl Flows {
 
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let live = self.live.borrow();
-        let shown = live
-            .iter()
-            .map(|(_, Live { flow, progress, .. })| Snapshot {
-                flow: Flow::clone(flow),
-                bytes: Bytes::of(flow.direction, progress.bytes().unwrap_or_default()),
-            });
+        let shown = live.iter().map(|(_, Live { flow, handle, .. })| Snapshot {
+            flow: Flow::clone(flow),
+            bytes: Bytes::of(flow.direction, handle.bytes().unwrap_or_default()),
+        });
         shown.collect()
+    }
+
+    /// Cuts what the policies do not allow any more, whenever they change. For
+    /// ever.
+    pub async fn hold_to_the_rules(self: Rc<Self>) {
+        let mut facts = self.facts.changes();
+        loop {
+            let rules = Arc::clone(&facts.borrow_and_update().rules);
+            self.cut_what_is_denied(&rules);
+            let other = |facts: &Arc<Facts>| !Arc::ptr_eq(&facts.rules, &rules);
+            if facts.wait_for(other).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Collected first: cutting one runs code that comes back here.
+    fn cut_what_is_denied(&self, rules: &Rules) {
+        let live = self.live.borrow();
+        let denied: Vec<_> = live
+            .iter()
+            .filter(|(_, live)| !live.flow.is_allowed_by(rules))
+            .map(|(_, live)| (Rc::clone(&live.flow), live.handle.clone()))
+            .collect();
+        drop(live);
+        for (flow, handle) in denied {
+            tracing::info!(
+                id = %flow.id,
+                workload = %flow.workload.name,
+                reason = %Reason::NotAuthorised,
+                "a connection is cut: policies do not allow it any more"
+            );
+            handle.cut(Cut(Reason::NotAuthorised));
+        }
     }
 
     /// Tells the metrics of the bytes of open connections, now and then: a
@@ -162,7 +216,7 @@ impl Flows {
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
             for (_, live) in self.live.borrow_mut().iter_mut() {
-                if let Some(bytes) = live.progress.bytes() {
+                if let Some(bytes) = live.handle.bytes() {
                     self.count(live.flow.direction, &mut live.counted, bytes);
                 }
             }
@@ -207,6 +261,7 @@ impl Flows {
             original_dst: Some(flow.original_dst),
             peer: flow.tunnel,
             tunnel: flow.tunnel_use,
+            rule: flow.rule.as_deref(),
             to_server: bytes.to_server,
             to_client: bytes.to_client,
             duration: flow.began.elapsed(),

@@ -13,14 +13,14 @@ use crate::addr::ClientAddr;
 use crate::addr::{OriginalDst, TunnelAddr};
 use crate::credentials::Credentials;
 use crate::dial::{Dialled, dial};
-use crate::facts::Newest;
+use crate::facts::{Facts, Newest};
 use crate::flow::{Flow, Flows};
 use crate::handshake::{self, counted};
 use crate::identity::Presenter;
 use crate::kernel::Handoff;
 use crate::listener::{BATCH, Pass};
 use crate::metrics::{Direction, Limit, ThreadMetrics};
-use crate::policy;
+use crate::policy::{self, Decision, Judged, Permit};
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
@@ -139,6 +139,8 @@ impl Inbound {
     async fn deliver(self: Rc<Self>, request: Request, peer: Rc<Peer>, workload: Arc<Workload>) {
         let head = request.head();
         let client = peer.client(head.forwarded);
+        let facts = self.facts.get();
+        let (permit, rule) = self.judge(&facts, head.authority, &peer, client, &workload);
         let id = head
             .traceparent
             .as_deref()
@@ -152,14 +154,20 @@ impl Inbound {
             original_dst: OriginalDst(head.authority),
             tunnel: Some(TunnelAddr(peer.source)),
             tunnel_use: None,
+            rule,
             began: Instant::now(),
         };
-        let dialled = tokio::select! {
-            biased;
-            dialled = self.dial(&request, &peer, client, &workload) => dialled,
-            // The client gave up: nobody waits for the application any more.
-            () = request.reset() => Err(Refused::from(Reason::ResetByPeer)),
+        let dialled = match permit {
+            Ok(permit) => tokio::select! {
+                biased;
+                dialled = dial(permit, &flow.workload.netns, &self.handoff, facts.limits.connect)
+                    => dialled,
+                // The client gave up: nobody waits for the application any more.
+                () = request.reset() => Err(Refused::from(Reason::ResetByPeer)),
+            },
+            Err(reason) => Err(Refused::from(reason)),
         };
+        let dialled = dialled.and_then(|dialled| self.still_allowed(&flow, &facts, dialled));
         match dialled {
             Ok(Dialled { socket, name }) => {
                 let followed = self.flows.follow(flow, request.accept().carry(socket));
@@ -175,22 +183,41 @@ impl Inbound {
         }
     }
 
-    async fn dial(
+    /// Ask the policies, and count what they say. With the permit comes the
+    /// name of the rule that decided, if one was asked.
+    fn judge(
         &self,
-        request: &Request,
+        facts: &Facts,
+        authority: SocketAddr,
         peer: &Peer,
         client: ClientAddr,
         workload: &Workload,
-    ) -> Result<Dialled, Refused> {
-        let facts = self.facts.get();
-        let permit = policy::authorise(&policy::Request {
+    ) -> (Result<Permit, Reason>, Option<Arc<str>>) {
+        let request = policy::Request {
+            workload: workload.target(),
             peer: &peer.id,
             arrived_at: peer.arrived_at,
-            authority: request.head().authority,
+            authority,
             client,
             tunnel_port: facts.tunnel_port,
-        })?;
-        dial(permit, &workload.netns, &self.handoff, facts.limits.connect).await
+        };
+        let Judged { permit, decision } = policy::authorise(&request, &facts.rules);
+        let counted = decision.iter().flat_map(Decision::counted);
+        for (rule, decided) in counted {
+            self.metrics.policy_decided(rule, decided);
+        }
+        let rule = decision.map(|decision| Arc::clone(decision.label()));
+        (permit, rule)
+    }
+
+    /// Policies may have changed while the application was dialled. From here
+    /// on the connection is on the list of those that are judged again.
+    fn still_allowed<T>(&self, flow: &Flow, facts: &Facts, dialled: T) -> Result<T, Refused> {
+        let now = self.facts.get();
+        match Arc::ptr_eq(&now.rules, &facts.rules) || flow.is_allowed_by(&now.rules) {
+            true => Ok(dialled),
+            false => Err(Refused::from(Reason::NotAuthorised)),
+        }
     }
 
     fn refuse_tunnel(&self, workload: &Workload, source: SocketAddr, refused: &Refused) {

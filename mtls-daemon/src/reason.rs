@@ -97,7 +97,7 @@ reasons! {
     /// The identity is not known at the tunnel's source address.
     IdentityNotAtAddress = "identity_not_at_address" [Refused], "The directory does not know this identity at that address: add it as a [[peer]], or find out who is using it.";
     /// Policy does not allow this client.
-    NotAuthorised = "not_authorised" [Refused], "No policy allows this client: see policy.";
+    NotAuthorised = "not_authorised" [Refused, Ended], "A policy denies this client, or none allows it: the access log names the rule, and `mtls-daemon policy test` goes through all of them.";
     /// The destination is not a workload of this node.
     NotLocal = "not_local" [Refused], "The peer asked for a workload that is not on this node: its directory is stale.";
     /// Plain text arrived where the mode is strict.

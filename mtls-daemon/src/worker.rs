@@ -116,6 +116,7 @@ async fn run(setup: Setup, mut commands: mpsc::UnboundedReceiver<Command>) -> io
     let worker = Worker::new(&setup, &tunnel_loop);
     spawn_local(setup.heartbeat.run());
     spawn_local(Rc::clone(&worker.flows).count_bytes());
+    spawn_local(Rc::clone(&worker.flows).hold_to_the_rules());
     let turning = tunnel_loop.run();
     tokio::pin!(turning);
     loop {

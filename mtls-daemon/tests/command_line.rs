@@ -150,3 +150,43 @@ fn a_wrong_command_line_is_told_apart() {
         format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))
     );
 }
+
+#[test]
+fn a_policy_is_tried_out_without_a_daemon() {
+    let policy = r#"
+[[authorization-policy]]
+name = "callers"
+workloads = ["web"]
+rules = [{ from = [{ principals = ["spiffe://example.org/db"] }], to = [{ ports = [80] }] }]
+"#;
+    let file = File::new("policy.toml", &(example() + policy));
+    let test = |from: &str, to: &str| {
+        let words = ["policy", "test", "--from", from, "--to", to, "--config"];
+        run(&[&words[..], &[file.path()]].concat())
+    };
+    let allowed = test("spiffe://example.org/db", "web:80");
+    assert_eq!(allowed.status, 0, "{}", allowed.err);
+    assert!(
+        allowed.out.ends_with("\nallowed by callers[0]\n"),
+        "{}",
+        allowed.out
+    );
+    let denied = test("spiffe://example.org/db", "spiffe://example.org/web:81");
+    assert_eq!(denied.status, 1);
+    let lines: Vec<&str> = denied.out.lines().collect();
+    assert!(lines[1].starts_with("callers[0]  ALLOW   no       ports"));
+    assert_eq!(
+        lines[2],
+        "denied: ALLOW policies select the workload, and no rule of theirs matches"
+    );
+    let nobody = test("spiffe://example.org/db", "webb:80");
+    assert_eq!(nobody.status, 1);
+    assert!(
+        nobody
+            .err
+            .contains("no workload, pod or peer is called \"webb\""),
+        "{}",
+        nobody.err
+    );
+    assert_eq!(test("spiffe://example.org/db", "web").status, 2);
+}

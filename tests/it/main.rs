@@ -44,6 +44,8 @@ mod address_not_assigned;
 mod capture_address;
 mod exclusions;
 mod outsiders;
+mod policy;
+mod policy_agrees;
 mod unknown_namespace;
 mod wrong_identity;
 mod wrong_root;

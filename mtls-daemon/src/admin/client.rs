@@ -15,10 +15,12 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::policy::Question;
 use crate::reason::Reason;
 
 use super::reply::{
-    CertificatesReply, ConnectionsReply, EnrolQuestion, EnrolReply, ErrorReply, StatusReply,
+    CertificatesReply, ConnectionsReply, EnrolQuestion, EnrolReply, ErrorReply, PolicyTestReply,
+    StatusReply,
 };
 
 /// How long an answer that waits for nothing may take.
@@ -83,6 +85,14 @@ pub async fn enrol(
 ) -> Result<Answer<EnrolReply>, ClientError> {
     let patience = question.wait + PATIENCE;
     ask(socket, Method::POST, "/v1/enrol", body(question)?, patience).await
+}
+
+pub async fn policy_test(
+    socket: &Path,
+    question: &Question,
+) -> Result<Answer<PolicyTestReply>, ClientError> {
+    let body = body(question)?;
+    ask(socket, Method::POST, "/v1/policy/test", body, PATIENCE).await
 }
 
 fn body(question: &impl Serialize) -> Result<Bytes, ClientError> {

@@ -1,6 +1,7 @@
 //! The operator's questions, on the Unix socket.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -12,17 +13,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::metrics;
+use crate::policy::Question;
 use crate::reason::Reason;
 
 use super::Desk;
 use super::door::Limits;
 use super::reply::{
     CertificatesReply, ConnectionsReply, DescriptorsReply, EnrolQuestion, EnrolReply, ErrorReply,
-    HookReply, SCHEMA, StatusReply, ThreadReply,
+    HookReply, PolicyTestReply, SCHEMA, StatusReply, ThreadReply,
 };
 use super::view::{NodeView, WorkloadState};
 
@@ -93,6 +96,7 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>
             };
             json(StatusCode::OK, &reply)
         }
+        (&Method::POST, "/v1/policy/test") => policy_test(desk, request).await,
         (&Method::POST, "/v1/enrol") => enrol(desk, request).await,
         (method, path) => {
             let detail = format!("there is no {method} {path} at this daemon");
@@ -101,17 +105,37 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>
     }
 }
 
-async fn enrol(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let body = match Limited::new(request.into_body(), MAX_QUESTION)
-        .collect()
-        .await
-    {
-        Ok(body) => body.to_bytes(),
-        Err(failure) => return error(StatusCode::BAD_REQUEST, None, &failure.to_string()),
-    };
-    let question: EnrolQuestion = match serde_json::from_slice(&body) {
+/// The question in a request's body, or what to answer.
+async fn question<T: DeserializeOwned>(
+    request: Request<Incoming>,
+) -> Result<T, Response<Full<Bytes>>> {
+    let bad = |failure: &dyn Display| error(StatusCode::BAD_REQUEST, None, &failure.to_string());
+    let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
+    let body = body.await.map_err(|failure| bad(&failure))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|failure| bad(&failure))
+}
+
+async fn policy_test(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let question: Question = match question(request).await {
         Ok(question) => question,
-        Err(failure) => return error(StatusCode::BAD_REQUEST, None, &failure.to_string()),
+        Err(bad) => return bad,
+    };
+    match desk.view.policy_test(&question) {
+        Ok(explanation) => {
+            let reply = PolicyTestReply {
+                schema: SCHEMA,
+                explanation,
+            };
+            json(StatusCode::OK, &reply)
+        }
+        Err(none) => error(StatusCode::CONFLICT, None, &none.to_string()),
+    }
+}
+
+async fn enrol(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let question: EnrolQuestion = match question(request).await {
+        Ok(question) => question,
+        Err(bad) => return bad,
     };
     // Watch before asking: what changes in between is not missed.
     let mut changes = desk.view.changes();

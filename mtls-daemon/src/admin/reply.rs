@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::readiness::Verdict;
+use crate::policy::Explanation;
 use crate::reason::Reason;
 
 use super::text;
@@ -77,6 +78,13 @@ pub struct EnrolReply {
     pub workload: String,
     #[serde(flatten)]
     pub state: WorkloadState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyTestReply {
+    pub schema: u32,
+    #[serde(flatten)]
+    pub explanation: Explanation,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use mtls_common::counters::Hook;
 use super::*;
 use crate::config::Place;
 use crate::metrics::{HookState, KernelFigures};
+use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
 use client::ClientError;
 use reply::EnrolQuestion;
@@ -51,6 +52,10 @@ impl NodeView for Fake {
 
     fn connections(&self) -> LocalFuture<'_, Vec<Connection>> {
         Box::pin(async { vec![samples::connection()] })
+    }
+
+    fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer> {
+        Err(NoAnswer::NobodyIsCalled(question.workload.clone()))
     }
 
     fn enrol(&self, request: EnrolRequest) -> LocalFuture<'_, Result<String, EnrolRefusal>> {

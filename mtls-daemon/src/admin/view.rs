@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
 use crate::metrics::{HookState, KernelFigures};
+use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::trace::ConnectionId;
@@ -36,6 +37,9 @@ pub trait NodeView {
 
     /// Every connection that the workers carry or are establishing.
     fn connections(&self) -> LocalFuture<'_, Vec<Connection>>;
+
+    /// What the policies in force say of a connection.
+    fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer>;
 
     /// Starts to enrol a workload, or tries again at once if it is enrolled
     /// and not ready, and returns its name. Its state in `status` is waiting

@@ -55,6 +55,9 @@ pub(super) enum Command {
     Certificates(Ask),
     /// List the connections that the daemon carries now.
     Connections(Connections),
+    /// Ask the policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Enrol a workload of this node.
     ///
     /// It is one of the configuration, found by where it is, or a new one that
@@ -83,6 +86,43 @@ pub(super) enum ConfigCommand {
     },
     /// Print a file with every key, its default and its meaning, to start from.
     Example,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Say whether a connection would be let in, rule by rule.
+    ///
+    /// Asks the running daemon, or with --config what a configuration and its
+    /// folder of policies would say. Exit status 1 if it would be refused.
+    Test(PolicyTest),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PolicyTest {
+    /// The caller's SPIFFE ID; without it, a caller that has proved none.
+    #[arg(long, value_name = "ID")]
+    pub(super) from: Option<SpiffeId>,
+    /// The workload and its port, such as db:5432, shop/db-0:5432 or
+    /// spiffe://example.org/db:5432.
+    #[arg(long, value_name = "WORKLOAD:PORT", value_parser = to)]
+    pub(super) to: To,
+    /// The caller's address; by default where the directory knows it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) ip: Option<IpAddr>,
+    /// Judge by this configuration; no daemon is asked.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The daemon's admin socket; by default the one of its configuration.
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub(super) socket: Option<PathBuf>,
+    #[arg(long, short, value_enum, default_value = "human")]
+    pub(super) output: Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct To {
+    pub(super) workload: String,
+    pub(super) port: u16,
 }
 
 /// Which daemon is asked.
@@ -171,6 +211,16 @@ pub(super) struct Detach {
 #[derive(Args, Debug)]
 pub(super) struct Explain {
     pub(super) word: Option<String>,
+}
+
+fn to(text: &str) -> Result<To, String> {
+    let parts = text.rsplit_once(':');
+    let read = parts.and_then(|(workload, port)| {
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        let workload = workload.to_owned();
+        (!workload.is_empty()).then_some(To { workload, port })
+    });
+    read.ok_or_else(|| "write a workload, a colon and a port, such as db:5432".to_owned())
 }
 
 fn time(text: &str) -> Result<Duration, String> {

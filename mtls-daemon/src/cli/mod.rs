@@ -8,6 +8,7 @@ mod config;
 mod connections;
 mod enrol;
 mod humane;
+mod policy;
 mod status;
 mod table;
 
@@ -23,7 +24,9 @@ use crate::config::Config;
 use crate::reason::{Reason, Use};
 use crate::{kernel, log};
 
-use arguments::{Arguments, Command, ConfigCommand, Detach, Explain, Output, Socket};
+use arguments::{
+    Arguments, Command, ConfigCommand, Detach, Explain, Output, PolicyCommand, Socket,
+};
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Status(asked) => status::command(&asked),
         Command::Certificates(asked) => certificates::command(&asked),
         Command::Connections(asked) => connections::command(&asked),
+        Command::Policy(PolicyCommand::Test(asked)) => policy::test(&asked),
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),
         Command::Explain(asked) => explain(&asked),

@@ -17,6 +17,11 @@ const ALTERNATIVES: &[&str] = &[
     "workload.files",
     "workload.spire",
     "workload.vault",
+    "policy",
+    "authorization-policy",
+    "authorization-policy.rules",
+    "authorization-policy.rules.from",
+    "authorization-policy.rules.to",
     "kubernetes",
 ];
 
@@ -48,6 +53,11 @@ pub fn markdown() -> String {
         }
         if !section.doc.is_empty() {
             let _ = write!(out, "{}\n\n", section.doc);
+        }
+        if section.keys.is_empty() {
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+            continue;
         }
         out.push_str("| key | value | default | change | meaning |\n|---|---|---|---|---|\n");
         for key in section.keys {

@@ -1,12 +1,14 @@
 //! A configuration written out again, with every key: what `config show
 //! --effective` prints, and what two configurations are compared by.
 
+mod authorization;
 mod sources;
 
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use authorization::{authorization_blocks, policy_block};
 use sources::source_block;
 
 use super::keys::{Applies, Fallback, Key, Section};
@@ -26,10 +28,15 @@ pub(super) struct Block {
     pub(super) values: Vec<(&'static Key, Option<String>)>,
 }
 
-/// The whole configuration as a file that reads as the same configuration.
+/// The whole configuration as a file that reads as the same configuration:
+/// what stands in `policy.directory` stays there.
 pub fn effective(config: &Config) -> String {
+    let mut of_file = config.clone();
+    of_file
+        .authorization
+        .retain(|policy| !policy.written.in_directory);
     let mut out = String::new();
-    for block in blocks(config) {
+    for block in blocks(&of_file) {
         if !block.section.path.is_empty() {
             let _ = write!(out, "\n{}\n", block.section.header());
         }
@@ -59,6 +66,8 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
         workloads,
         peers,
         services,
+        policy,
+        authorization,
         kubernetes,
         limits,
         admin,
@@ -77,6 +86,10 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
     }
     blocks.extend(peers.iter().map(peer_block));
     blocks.extend(services.iter().map(service_block));
+    blocks.push(policy_block(policy));
+    for policy in authorization {
+        authorization_blocks(policy, &mut blocks);
+    }
     blocks.extend(kubernetes.as_ref().map(kubernetes_block));
     let Admin { socket } = admin;
     let Metrics { listen } = metrics;

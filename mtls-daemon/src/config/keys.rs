@@ -3,12 +3,14 @@
 //! bounds from here; docs/configuration.md, the example in deploy/ and
 //! `config show --effective` are written from here.
 
+mod authorization;
 mod kubernetes;
 mod sources;
 
 use std::fmt;
 use std::time::Duration;
 
+use authorization::{AUTHORIZATION_POLICY, FROM, POLICY, TO};
 use kubernetes::KUBERNETES;
 use sources::{
     NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_DISK_CA, WORKLOAD_FILES,
@@ -89,6 +91,10 @@ pub enum Shape {
     LabelPrefix,
     /// Path of a SPIFFE ID, with placeholders.
     IdTemplate,
+    /// `exact`, `start*`, `*end` or `*`.
+    Pattern,
+    /// The name of a workload, or a pattern of SPIFFE IDs.
+    WorkloadPattern,
     Choice(&'static [&'static str]),
     Duration(Duration, Duration),
     Size(u64, u64),
@@ -318,6 +324,31 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        path: "policy", repeated: false,
+        doc: "",
+        keys: &POLICY,
+    },
+    Section {
+        path: "authorization-policy", repeated: true,
+        doc: "Who may connect to workloads of this node: Istio's AuthorizationPolicy, as far as it speaks of connections and not of what is said in them. docs/policy.md has its meaning.",
+        keys: &AUTHORIZATION_POLICY,
+    },
+    Section {
+        path: "authorization-policy.rules", repeated: true,
+        doc: "The policy matches a connection that one of its rules matches. A rule matches if one of its `from` does and one of its `to`; without `from` it matches whoever calls, without `to` every port. Each may be written in one line: rules = [{ from = [{ principals = [\"example.org/web\"] }], to = [{ ports = [5432] }] }].",
+        keys: &[],
+    },
+    Section {
+        path: "authorization-policy.rules.from", repeated: true,
+        doc: "Where a connection comes from: each list that is written must agree.",
+        keys: &FROM,
+    },
+    Section {
+        path: "authorization-policy.rules.to", repeated: true,
+        doc: "What it is to: each list that is written must agree.",
+        keys: &TO,
+    },
+    Section {
         path: "kubernetes", repeated: false,
         doc: "The Kubernetes cluster that this node belongs to: its pods, enrolled by label, and its Services. Without this section the daemon asks no API server. The pods' certificates come from [identity.disk-ca], [identity.spire] or [identity.vault].",
         keys: &KUBERNETES,
@@ -441,6 +472,8 @@ impl fmt::Display for Shape {
             Selector => f.write_str("selector"),
             LabelPrefix => f.write_str("DNS name"),
             IdTemplate => f.write_str("path of a SPIFFE ID"),
+            Pattern => f.write_str("pattern"),
+            WorkloadPattern => f.write_str("workload"),
             Choice(words) => f.write_str(&words.join(" or ")),
             Duration(min, max) => {
                 let (min, max) = (show_duration(*min), show_duration(*max));

@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// All mistakes of one file, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// All mistakes, in the order of their files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mistakes {
-    /// The file's name, as the operator gave it.
-    pub file: String,
     pub list: Vec<Mistake>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
+    /// The file's name, as the operator gave it.
+    pub file: Arc<str>,
     /// `None` when the file could not be read at all.
     pub place: Option<Place>,
     pub what: String,
@@ -52,30 +53,42 @@ impl Complaint {
 impl Mistakes {
     pub(super) fn in_text(file: &str, text: &str, mut complaints: Vec<Complaint>) -> Self {
         complaints.sort_by_key(|complaint| (complaint.span.start, complaint.span.end));
+        let file: Arc<str> = Arc::from(file);
         let list = complaints
             .into_iter()
             .map(|complaint| Mistake {
+                file: Arc::clone(&file),
                 place: Some(place_of(text, complaint.span.start)),
                 what: complaint.what,
                 remedy: complaint.remedy,
             })
             .collect();
-        Self {
-            file: file.to_owned(),
-            list,
-        }
+        Self { list }
     }
 
     pub(super) fn unreadable(file: &str, error: &std::io::Error) -> Self {
+        let what = format!("the configuration cannot be read: {error}");
+        Self::of_file(
+            file,
+            what,
+            "give the right file with --config; `mtls-daemon config example` prints one to start from",
+        )
+    }
+
+    /// One of a file as a whole.
+    pub(super) fn of_file(file: &str, what: String, remedy: &str) -> Self {
         Self {
-            file: file.to_owned(),
             list: vec![Mistake {
+                file: Arc::from(file),
                 place: None,
-                what: format!("the configuration cannot be read: {error}"),
-                remedy: "give the right file with --config; `mtls-daemon config example` prints one to start from"
-                    .to_owned(),
+                what,
+                remedy: remedy.to_owned(),
             }],
         }
+    }
+
+    pub(super) fn append(&mut self, more: Self) {
+        self.list.extend(more.list);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -86,11 +99,11 @@ impl Mistakes {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.list.iter().map(|mistake| {
             let Mistake {
+                file,
                 place,
                 what,
                 remedy,
             } = mistake;
-            let file = &self.file;
             match place {
                 Some(Place { line, column }) => format!("{file}:{line}:{column}: {what}; {remedy}"),
                 None => format!("{file}: {what}; {remedy}"),

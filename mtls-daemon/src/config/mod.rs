@@ -4,8 +4,10 @@
 //! mistake at once.
 
 mod address;
+mod authorization;
 mod changes;
 mod check;
+mod directory;
 mod document;
 mod effective;
 pub mod keys;
@@ -27,7 +29,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+pub use authorization::{
+    Action, AuthorizationPolicy, Operation, Pattern, Rule, Scope, Selected, Source as RuleSource,
+    Written,
+};
 pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
+pub use directory::Stamp;
 pub use document::{example, markdown};
 pub use effective::effective;
 pub use kubernetes::{IdTemplate, Kubernetes};
@@ -46,6 +53,9 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     pub peers: Vec<Peer>,
     pub services: Vec<Service>,
+    pub policy: Policy,
+    /// `[[authorization-policy]]`, of the file and of `policy.directory`. Live.
+    pub authorization: Vec<AuthorizationPolicy>,
     /// The cluster that this node belongs to.
     pub kubernetes: Option<Kubernetes>,
     pub limits: Limits,
@@ -86,11 +96,18 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
     Ok(loaded.config)
 }
 
-/// Reads the file.
+/// Reads the file, and those of `policy.directory`.
 pub fn read(path: &Path) -> Result<Loaded, Mistakes> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| Mistakes::unreadable(&name, &e))?;
-    read_text(&name, &text)
+    let Loaded {
+        config,
+        mut warnings,
+    } = read_text(&name, &text)?;
+    let mut all = config.with_policy_directory()?;
+    warnings.append(all.warnings);
+    all.warnings = warnings;
+    Ok(all)
 }
 
 /// Reads a configuration from its text; `name` is what messages call the file.
@@ -379,6 +396,13 @@ pub struct ServicePort {
     pub port: u16,
     /// Default: the same.
     pub target: u16,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// More policies, a file each or several. Live.
+    pub directory: Option<PathBuf>,
 }
 
 /// `[limits]`: everything that waits has one.

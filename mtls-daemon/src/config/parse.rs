@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::authorization;
 use super::check;
 use super::kubernetes::kubernetes;
 use super::mistakes::{Complaint, Mistakes, place_of};
@@ -14,8 +15,8 @@ use super::source::source;
 use super::value::{Bytes, is_name};
 use super::{
     Admin, Config, Connect, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity,
-    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service,
-    Source, Udp, Unknown, Workload,
+    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Policy,
+    Service, Source, Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -43,7 +44,7 @@ pub(super) struct Draft<'r> {
 /// Reads a configuration from its text; `name` is what messages call the file.
 pub fn read_text(name: &str, text: &str) -> Result<Loaded, Mistakes> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let reader = Reader::new(text);
+    let reader = Reader::new(name, text);
     let mut warnings = Vec::new();
     let config = {
         let root = Part::root(&reader, document.get_ref());
@@ -67,7 +68,7 @@ pub fn read_text(name: &str, text: &str) -> Result<Loaded, Mistakes> {
 }
 
 /// The first error of each line: those behind it are mostly its consequences.
-fn syntax(errors: &[toml::de::Error], text: &str) -> Vec<Complaint> {
+pub(super) fn syntax(errors: &[toml::de::Error], text: &str) -> Vec<Complaint> {
     let mut complaints: Vec<Complaint> = errors
         .iter()
         .map(|error| {
@@ -108,6 +109,11 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let (workloads, complete_workloads) = each(root, "workload", |part| workload(part, nodes));
     let (peers, complete_peers) = each(root, "peer", peer);
     let (services, complete_services) = each(root, "service", service);
+    let policies = authorization::read(root);
+    authorization::unique(&policies, &[]);
+    let policy = Policy {
+        directory: root.table("policy").get("directory"),
+    };
     let kubernetes_part = root.maybe("kubernetes");
     let cluster = kubernetes_part
         .as_ref()
@@ -147,7 +153,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let mut identity = identity?;
     identity.federated = values(draft.federated);
     identity.crls = values(draft.crls);
-    Some(Config {
+    let mut config = Config {
         node: node?,
         kernel: kernel?,
         network: network?,
@@ -155,6 +161,8 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         workloads: values(draft.workloads),
         peers: values(draft.peers),
         services: values(draft.services),
+        policy,
+        authorization: Vec::new(),
         kubernetes: match cluster {
             Some(cluster) => Some(cluster?),
             None => None,
@@ -163,7 +171,10 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         admin: admin?,
         metrics: metrics?,
         log: log?,
-    })
+    };
+    authorization::warn(&policies, &config, warnings);
+    config.authorization = policies.into_iter().map(|read| read.policy).collect();
+    Some(config)
 }
 
 fn values<T>(items: Vec<(T, Part<'_>)>) -> Vec<T> {
@@ -186,7 +197,7 @@ fn each<'r, T>(
     (items, complete)
 }
 
-fn version(root: &Part<'_>) {
+pub(super) fn version(root: &Part<'_>) {
     match root.get::<u32>("version") {
         Some(1) | None => {}
         Some(other) => root.complain(

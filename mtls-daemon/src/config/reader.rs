@@ -3,17 +3,23 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::authorization::{Written, beyond_l4};
 use super::keys::{Fallback, Key, SECTIONS, Section};
-use super::mistakes::{Complaint, nearest};
+use super::mistakes::{Complaint, nearest, place_of};
 use super::value::Value;
 
 /// Collects what is wrong with one file.
 pub(super) struct Reader<'t> {
+    /// What messages call the file.
+    name: Arc<str>,
     pub(super) text: &'t str,
+    /// It is one of `policy.directory`.
+    in_directory: bool,
     /// Of single values; these hold even where the rest of the file is garbled.
     values: RefCell<Vec<Complaint>>,
     /// Of the structure: missing and unknown keys, and what parts say of each other.
@@ -29,11 +35,22 @@ pub(super) struct Part<'r> {
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    /// Of the configuration itself.
+    pub(super) fn new(name: &str, text: &'t str) -> Self {
         Self {
+            name: Arc::from(name),
             text,
+            in_directory: false,
             values: RefCell::default(),
             structure: RefCell::default(),
+        }
+    }
+
+    /// Of a file of `policy.directory`.
+    pub(super) fn of_directory(name: &str, text: &'t str) -> Self {
+        Self {
+            in_directory: true,
+            ..Self::new(name, text)
         }
     }
 
@@ -164,6 +181,30 @@ impl<'r> Part<'r> {
             .map_or_else(|| self.span.clone(), Spanned::span)
     }
 
+    /// Where the part itself stands.
+    pub(super) fn whole(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Whether nothing is said in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_none_or(DeTable::is_empty)
+    }
+
+    /// Names of what is said in it.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'r str, Range<usize>)> {
+        let keys = self.table.into_iter().flat_map(DeTable::keys);
+        keys.map(|key| (key.get_ref().as_ref(), key.span()))
+    }
+
+    pub(super) fn written(&self, at: Range<usize>) -> Written {
+        Written {
+            file: Arc::clone(&self.reader.name),
+            line: place_of(self.reader.text, at.start).line,
+            in_directory: self.reader.in_directory,
+        }
+    }
+
     /// Where an item of a list stands.
     pub(super) fn at_item(&self, name: &str, index: usize) -> Range<usize> {
         self.value(name)
@@ -207,6 +248,9 @@ impl<'r> Part<'r> {
     }
 
     fn unknown(&self, name: &str, at: Range<usize>) {
+        if let Some((what, remedy)) = beyond_l4(self.section.path, name) {
+            return self.complain(at, what, remedy);
+        }
         let children = SECTIONS
             .iter()
             .filter_map(|section| self.child_name(section));

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+use super::authorization::Action;
 use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
@@ -453,6 +454,7 @@ macro_rules! choices {
 choices! {
     Mode { "off" => Off, "strict" => Strict, "DISABLE" => Off, "STRICT" => Strict, }
     Connect { "truthful" => Truthful, "early" => Early, }
+    Action { "ALLOW" => Allow, "DENY" => Deny, }
     Unknown { "refuse" => Refuse, "pass" => Pass, }
     Outside { "direct" => Direct, "refuse" => Refuse, }
     SelectedBy { "name" => Name, "pid" => Pid, }

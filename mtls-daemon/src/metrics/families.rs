@@ -56,6 +56,8 @@ families! {
         "Time from accepting a connection until bytes may flow.";
     BYTES = Counter "mtls_connection_bytes_total" ["direction", "towards"]
         "Application bytes carried, by the connection's direction and by the way they went.";
+    POLICY_DECISIONS = Counter "mtls_policy_decisions_total" ["rule", "decision"]
+        "Inbound connections by the policy's rule that decided: `NAME[n]` in the order of the file, `no_policy` where no ALLOW policy selects the workload, `no_rule` where none of their rules matches. `dry_run_allowed` and `dry_run_denied` are what dry runs would make of it.";
     PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
         "Connections that the kernel programs let pass in clear, as configured.";
     BYPASS_BLOCKED = Counter "mtls_bypass_blocked_total" ["hook"]

@@ -160,6 +160,18 @@ label! {
 }
 
 label! {
+    /// What the policies say of a connection.
+    #[derive(PartialOrd, Ord)]
+    Decided {
+        Allowed = "allowed",
+        Denied = "denied",
+        /// With the dry runs in force.
+        WouldAllow = "dry_run_allowed",
+        WouldDeny = "dry_run_denied",
+    }
+}
+
+label! {
     /// How an attempt ended.
     Outcome {
         Ok = "ok",

@@ -3,6 +3,7 @@
 //! so there is no look-up on the path and nothing that a peer chooses.
 
 mod cells;
+mod decisions;
 pub mod families;
 mod kernel;
 mod labels;
@@ -22,8 +23,8 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 
 use cells::{Cell, Durations, Table};
 pub use labels::{
-    Acquire, ConnectionResult, Direction, Group, Handshake, HeldConnect, Labels, Limit, Outcome,
-    Plaintext, PoolState, Towards,
+    Acquire, ConnectionResult, Decided, Direction, Group, Handshake, HeldConnect, Labels, Limit,
+    Outcome, Plaintext, PoolState, Towards,
 };
 pub use process::descriptors;
 use sheet::Sheet;
@@ -57,6 +58,7 @@ struct Shard {
     unknown_workloads: Cell,
     revocation_unknown: Table<Direction>,
     proofs: Table<(Direction, Outcome)>,
+    decisions: decisions::Decisions,
 }
 
 /// What changes rarely, set by the control thread.
@@ -223,6 +225,7 @@ impl Metrics {
             &s.revocation_unknown
         });
         sheet.table(families::TUNNEL_PROOFS, shards, |s| &s.proofs);
+        decisions::render(sheet, shards);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
     }

@@ -49,6 +49,8 @@ fn full_scrape(metrics: &Metrics) -> String {
         heartbeats: vec![("worker-0".to_owned(), Duration::from_millis(500))],
         ..NodeFigures::default()
     };
+    let rule = Arc::from("callers[0]");
+    (metrics.thread()).policy_decided(&rule, Decided::WouldDeny);
     metrics.render(&kernel, &node)
 }
 

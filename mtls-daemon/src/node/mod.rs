@@ -4,6 +4,7 @@
 mod displaced;
 mod enrolled;
 mod place;
+mod policies;
 mod reload;
 mod view;
 
@@ -30,6 +31,7 @@ use crate::reason::Reason;
 use crate::worker::{self, Command};
 
 use enrolled::{Enrolled, Placed};
+pub use policies::Policies;
 pub use reload::InstallError;
 
 pub struct Node {
@@ -61,6 +63,7 @@ pub struct Origin {
     pub started: SystemTime,
     pub loaded: Cell<SystemTime>,
     pub reload_error: RefCell<Option<String>>,
+    pub policies: Policies,
     pub restart_needed: RefCell<Vec<String>>,
     /// Workloads that were enrolled beside the file, until the daemon ends.
     pub added: RefCell<Vec<config::Workload>>,
@@ -74,6 +77,7 @@ impl Node {
 
     /// The regular look: is everything where it was put?
     pub fn look(&self) {
+        self.look_at_policies();
         self.reconcile();
         self.mend_hooks();
     }

@@ -37,6 +37,7 @@ impl Node {
                 self.metrics.config_loaded(self.clock.now());
                 self.origin.loaded.set(self.clock.now());
                 self.origin.reload_error.replace(None);
+                self.origin.policies.settled();
                 tracing::info!(path = %self.origin.path.display(), "configuration read again");
             }
             Err(error) => {
@@ -118,9 +119,10 @@ impl Node {
     }
 
     /// What the workers are to know; of the networks in it the hooks know.
-    fn newest_facts(&self, config: &Config) -> Result<Arc<Facts>, KernelError> {
+    pub(super) fn newest_facts(&self, config: &Config) -> Result<Arc<Facts>, KernelError> {
         let cluster = self.cluster.borrow().clone().unwrap_or_default();
         let facts = Facts::new(config, Arc::clone(&cluster.cluster));
+        let facts = facts.after(&self.facts.borrow());
         let captured = facts.directory.captured_networks();
         let mut kernel = self.kernel.borrow_mut();
         kernel.set_networks(&captured, &config.network.excluded)?;

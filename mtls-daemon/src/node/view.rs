@@ -18,6 +18,7 @@ use crate::kubernetes;
 use crate::locate::locate;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
 use crate::netns::Netns;
+use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
 use crate::spiffe::TrustDomain;
 
@@ -37,7 +38,7 @@ impl NodeView for Node {
             config: ConfigStatus {
                 path: self.origin.path.clone(),
                 loaded: self.origin.loaded.get(),
-                reload_error: self.origin.reload_error.borrow().clone(),
+                reload_error: self.reload_error(),
                 restart_needed: self.origin.restart_needed.borrow().clone(),
             },
             phase: self.phase.borrow().clone(),
@@ -115,6 +116,19 @@ impl NodeView for Node {
             }
             all
         })
+    }
+
+    fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer> {
+        let cluster = self.cluster.borrow();
+        let pods = cluster
+            .as_ref()
+            .map(|snapshot| snapshot.workloads.as_slice());
+        let facts = Arc::clone(&self.facts.borrow());
+        question.ask(
+            &facts.rules,
+            &self.config.borrow(),
+            pods.unwrap_or_default(),
+        )
     }
 
     fn enrol(&self, request: EnrolRequest) -> LocalFuture<'_, Result<String, EnrolRefusal>> {

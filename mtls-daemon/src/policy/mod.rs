@@ -3,8 +3,18 @@
 //! Decisions are pure functions of the snapshot and the facts of one
 //! connection, and each returns either a proof or a reason.
 
+mod explain;
 mod inbound;
+mod matching;
 mod outbound;
+mod question;
+mod rules;
 
-pub use inbound::{Permit, Request, authorise};
+pub use explain::{Explanation, Step};
+pub use inbound::{Judged, Permit, Request, authorise, connection};
 pub use outbound::{Route, route};
+pub use question::{NoAnswer, Question};
+pub use rules::{By, Connection, Decision, Rules, Verdict};
+
+#[cfg(test)]
+mod reference;

@@ -379,9 +379,9 @@ impl Carry {
         self.0.cut(why)
     }
 
-    /// A handle to read how much it has moved so far.
-    pub fn progress(&self) -> Progress {
-        Progress {
+    /// Another handle on it, while this one waits for its end.
+    pub fn handle(&self) -> CarryHandle {
+        CarryHandle {
             inner: Rc::clone(&self.0.inner),
             key: self.0.key,
         }
@@ -400,14 +400,19 @@ impl Future for Carry {
     }
 }
 
-/// Reads how much a flow has moved.
+/// Reads how much a flow has moved, and ends it.
 #[derive(Clone)]
-pub struct Progress {
+pub struct CarryHandle {
     inner: Rc<Inner>,
     key: FlowKey,
 }
 
-impl Progress {
+impl CarryHandle {
+    /// Resets both sides now, if it has not ended yet.
+    pub fn cut(&self, why: Cut) {
+        self.inner.with(|state| state.cut(self.key, why));
+    }
+
     /// Bytes to the peer and from it; `None` when the flow has ended.
     pub fn bytes(&self) -> Option<(u64, u64)> {
         self.inner.with(|state| {

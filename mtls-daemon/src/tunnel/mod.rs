@@ -33,7 +33,7 @@ mod streams;
 mod windows;
 
 pub use frame::code;
-pub use handle::{Carry, Incoming, Loop, Opening, Progress, Request, Stream, Tunnel};
+pub use handle::{Carry, CarryHandle, Incoming, Loop, Opening, Request, Stream, Tunnel};
 pub use outcome::{Carried, CarryEnd, ConnectError, Cut, TunnelEnd, Violation};
 pub use proof::ProofNews;
 pub use request::ConnectRequest;

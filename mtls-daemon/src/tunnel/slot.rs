@@ -115,6 +115,28 @@ impl Slot {
 }
 
 impl State {
+    /// Ends a flow; whoever waits for its end hears why.
+    pub(super) fn cut(&mut self, key: FlowKey, why: Cut) {
+        let end = CarryEnd::Cut(why);
+        let Some(flow) = self.flow(key).filter(|flow| !flow.has_ended()) else {
+            return;
+        };
+        let index = flow.tunnel;
+        let Self {
+            tunnels,
+            flows,
+            shared,
+            ..
+        } = self;
+        if let Some(tunnel) = tunnels.get_mut(index as usize) {
+            tunnel.reset(key.index, code::CANCEL, end, flows, shared);
+            self.schedule(index);
+        } else if let Some(flow) = flows.get_mut(key.index as usize) {
+            // It was delivering without its tunnel.
+            flow.end(Outcome::Ended(end), shared);
+        }
+    }
+
     pub(super) fn flow(&mut self, key: FlowKey) -> Option<&mut Flow> {
         self.flows
             .get_mut(key.index as usize)

@@ -25,7 +25,22 @@ pub struct Workload {
     pub connections: AtomicUsize,
 }
 
+/// A workload, as policies select it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub name: &'a str,
+    pub id: &'a SpiffeId,
+}
+
 impl Workload {
+    /// As policies select it.
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            name: &self.name,
+            id: &self.id,
+        }
+    }
+
     /// The address from which connections to `peer` leave: the first of the
     /// same family.
     pub fn source_for(&self, peer: IpAddr) -> Option<IpAddr> {

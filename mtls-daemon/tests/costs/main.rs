@@ -152,7 +152,7 @@ impl Talk {
 /// Waits, without a system call of its own, until the application has got
 /// that much from its peer.
 async fn arrived(flow: &Carry, bytes: u64) {
-    let progress = flow.progress();
+    let progress = flow.handle();
     while progress.bytes().unwrap().1 < bytes {
         tokio::task::yield_now().await;
     }

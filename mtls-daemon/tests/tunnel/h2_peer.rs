@@ -436,7 +436,7 @@ fn a_full_connection_window_of_the_peer_takes_no_new_flow() {
         while tunnel.has_room() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(carry.progress().bytes(), Some((65_535, 0)));
+        assert_eq!(carry.handle().bytes(), Some((65_535, 0)));
         let refused = tunnel.connect(&request()).await.map(|_| ()).unwrap_err();
         assert!(matches!(refused, ConnectError::NoRoom), "{refused:?}");
         // A reset still gets through.

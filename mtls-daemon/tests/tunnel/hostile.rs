@@ -190,7 +190,7 @@ fn padding_counts_on_the_windows_and_reaches_nobody() {
         let mut got = vec![];
         server.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, [b'x'; 10_000]);
-        assert_eq!(carry.progress().bytes(), Some((0, 10_000)));
+        assert_eq!(carry.handle().bytes(), Some((0, 10_000)));
         // 111,000 bytes went through windows of 65,536.
         let mut given = 0;
         while given < 111_000 - 32_768 {
@@ -468,8 +468,8 @@ fn a_peer_that_does_not_read_is_still_read() {
         });
         // Until the tunnel takes no more.
         let mut before = None;
-        while before != carry.progress().bytes() {
-            before = carry.progress().bytes();
+        while before != carry.handle().bytes() {
+            before = carry.handle().bytes();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         served

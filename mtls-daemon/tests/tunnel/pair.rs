@@ -21,7 +21,7 @@ fn a_request_and_its_answer() {
         let (mut server, far_app) = app().await;
         let (near, far) = (near.carry(near_app), far.carry(far_app));
         ping_pong(&mut client, &mut server).await;
-        assert_eq!(near.progress().bytes(), Some((4, 4)));
+        assert_eq!(near.handle().bytes(), Some((4, 4)));
         assert_eq!(pair.near.flows(), 1);
         drop((client, server));
         let (near, far) = tokio::join!(near, far);

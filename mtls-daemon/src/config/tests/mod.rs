@@ -6,6 +6,7 @@ use toml::de::DeValue;
 use super::keys::{Fallback, SECTIONS, Shape};
 use super::*;
 
+mod authorization;
 mod kubernetes;
 mod shown;
 mod sources;
@@ -389,6 +390,8 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::FileUrl => FileUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::IdTemplate => IdTemplate::read(&value, shape, &mut wrong).is_some(),
+            Shape::Pattern => Pattern::read(&value, shape, &mut wrong).is_some(),
+            Shape::WorkloadPattern => Selected::read(&value, shape, &mut wrong).is_some(),
             Shape::Selector => Selector::read(&value, shape, &mut wrong).is_some(),
             Shape::Choice(words) => words.contains(&value.get_ref().as_str().unwrap()),
             Shape::Duration(..) => Duration::read(&value, shape, &mut wrong).is_some(),

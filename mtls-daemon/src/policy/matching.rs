@@ -1,0 +1,148 @@
+//! Whether one rule matches one connection, and if not, what does not agree.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::{Operation, Pattern, Rule, RuleSource, Scope, Selected};
+use crate::spiffe::SpiffeId;
+use crate::workload::Target;
+
+use super::rules::Connection;
+
+/// The key of a rule that a connection does not agree with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch(pub(super) &'static str);
+
+pub(super) fn selects(scope: &Scope, workload: Target<'_>) -> bool {
+    let is_meant = |selected: &Selected| match selected {
+        Selected::Name(name) => name == workload.name,
+        Selected::Id(pattern) => pattern.matches(principal(workload.id)),
+    };
+    match scope {
+        Scope::All => true,
+        Scope::Any(selected) => selected.iter().any(is_meant),
+    }
+}
+
+/// One of `from` and one of `to` must match. What the first of several does
+/// not agree with says most: they are tried in the order of the file.
+pub(super) fn rule(rule: &Rule, connection: &Connection<'_>) -> Result<(), Mismatch> {
+    one_of(&rule.from, |one| source(one, connection))?;
+    one_of(&rule.to, |one| operation(one, connection))
+}
+
+/// An empty list is any.
+fn one_of<T>(list: &[T], matches: impl Fn(&T) -> Result<(), Mismatch>) -> Result<(), Mismatch> {
+    let mut first = Ok(());
+    for one in list {
+        match matches(one) {
+            Ok(()) => return Ok(()),
+            Err(mismatch) => first = first.and(Err(mismatch)),
+        }
+    }
+    first
+}
+
+fn source(source: &RuleSource, connection: &Connection<'_>) -> Result<(), Mismatch> {
+    let RuleSource {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        ip_blocks,
+        not_ip_blocks,
+        remote_ip_blocks,
+        not_remote_ip_blocks,
+    } = source;
+    let id = connection.principal.map(principal);
+    let within = connection.principal.and_then(namespace);
+    texts("principals", principals, id)?;
+    no_texts("not_principals", not_principals, id)?;
+    texts("namespaces", namespaces, within)?;
+    no_texts("not_namespaces", not_namespaces, within)?;
+    let (source, remote) = (connection.source, connection.remote);
+    blocks("ip_blocks", ip_blocks, source)?;
+    no_blocks("not_ip_blocks", not_ip_blocks, source)?;
+    blocks("remote_ip_blocks", remote_ip_blocks, remote)?;
+    no_blocks("not_remote_ip_blocks", not_remote_ip_blocks, remote)
+}
+
+fn operation(operation: &Operation, connection: &Connection<'_>) -> Result<(), Mismatch> {
+    let Operation { ports, not_ports } = operation;
+    agree(
+        "ports",
+        ports.is_empty() || ports.contains(&connection.port),
+    )?;
+    agree("not_ports", !not_ports.contains(&connection.port))
+}
+
+/// Whoever has proved nothing matches no positive list.
+fn texts(key: &'static str, wanted: &[Pattern], text: Option<&str>) -> Result<(), Mismatch> {
+    let matches = |text| wanted.iter().any(|pattern| pattern.matches(text));
+    agree(key, wanted.is_empty() || text.is_some_and(matches))
+}
+
+fn no_texts(key: &'static str, excluded: &[Pattern], text: Option<&str>) -> Result<(), Mismatch> {
+    let matches = |text| excluded.iter().any(|pattern| pattern.matches(text));
+    agree(key, !text.is_some_and(matches))
+}
+
+fn blocks(key: &'static str, wanted: &[IpNet], address: IpAddr) -> Result<(), Mismatch> {
+    agree(key, wanted.is_empty() || is_in(wanted, address))
+}
+
+fn no_blocks(key: &'static str, excluded: &[IpNet], address: IpAddr) -> Result<(), Mismatch> {
+    agree(key, !is_in(excluded, address))
+}
+
+/// An IPv4 address in IPv6's clothes is the IPv4 address.
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+fn agree(key: &'static str, agrees: bool) -> Result<(), Mismatch> {
+    match agrees {
+        true => Ok(()),
+        false => Err(Mismatch(key)),
+    }
+}
+
+/// As Istio writes it: without the scheme, which all share.
+pub(super) fn principal(id: &SpiffeId) -> &str {
+    let id = id.as_str();
+    id.strip_prefix("spiffe://").unwrap_or(id)
+}
+
+/// The Kubernetes namespace that a SPIFFE ID names, in the form that Istio
+/// gives it and no other: `/ns/NAMESPACE/sa/ACCOUNT`.
+pub(super) fn namespace(id: &SpiffeId) -> Option<&str> {
+    let mut segments = id.path().split('/').skip(1);
+    let mut next = || segments.next();
+    match [next(), next(), next(), next(), next()] {
+        [Some("ns"), Some(namespace), Some("sa"), Some(_), None] => Some(namespace),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_where_istio_puts_it() {
+        let of = |id: &str| namespace(&id.parse().unwrap()).map(str::to_owned);
+        let shop = Some("shop".to_owned());
+        assert_eq!(of("spiffe://example.org/ns/shop/sa/web"), shop);
+        for other in [
+            "spiffe://example.org/web",
+            "spiffe://example.org/ns/shop",
+            "spiffe://example.org/ns/shop/sa/web/more",
+            "spiffe://example.org/x/ns/shop/sa/web",
+            "spiffe://example.org/NS/shop/sa/web",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}
