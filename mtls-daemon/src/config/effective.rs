@@ -128,6 +128,7 @@ fn node_block(node: &Node) -> Block {
     let Node {
         name,
         mode,
+        floor,
         unknown,
         outside,
         connect,
@@ -147,6 +148,7 @@ fn node_block(node: &Node) -> Block {
         [
             ("name", text(name)),
             ("mode", text(mode)),
+            ("floor", text(floor)),
             ("unknown", text(unknown)),
             ("outside", text(outside)),
             ("connect", text(connect)),

@@ -147,6 +147,8 @@ pub const SECTIONS: &[Section] = &[
                 "The node's name in logs and in `status`."),
             key("mode", MODES, Is(r#""strict""#), Live, r#""strict""#,
                 "`strict`: the workloads' connections travel in mutual TLS or not at all. `off`: the daemon leaves them alone. (DISABLE and STRICT are accepted as spellings.)"),
+            key("floor", MODES, Is(r#""off""#), Live, r#""strict""#,
+                "The loosest mode that any workload may have. A looser `mode` in this file is a mistake; a pod whose label asks for one gets the floor."),
             key("unknown", Choice(&["refuse", "pass"]), Is(r#""refuse""#), Live, r#""refuse""#,
                 "Connections from a network namespace that nobody has classified: `refuse` answers ECONNREFUSED and reports it, `pass` lets them through in clear."),
             key("outside", Choice(&["direct", "refuse"]), Is(r#""direct""#), Live, r#""direct""#,

@@ -10,6 +10,7 @@ mod check;
 mod directory;
 mod document;
 mod effective;
+mod floor;
 pub mod keys;
 mod kubernetes;
 mod mistakes;
@@ -71,6 +72,8 @@ pub struct Node {
     pub name: String,
     /// Mode of workloads that name none. Default: strict. Live.
     pub mode: Mode,
+    /// No workload's mode is looser than this. Default: off. Live.
+    pub floor: Mode,
     /// What a network namespace that nobody classified may do. Default: refuse. Live.
     pub unknown: Unknown,
     /// Destinations outside of the mesh. Default: direct. Live.
@@ -122,7 +125,9 @@ impl Config {
     }
 
     pub fn mode_of(&self, workload: &Workload) -> Mode {
-        workload.mode.unwrap_or(self.node.mode)
+        // A pod's label may ask for less than the floor, a file cannot.
+        let wanted = workload.mode.unwrap_or(self.node.mode);
+        wanted.max(self.node.floor)
     }
 
     pub fn connect_of(&self, workload: &Workload) -> Connect {
@@ -130,8 +135,8 @@ impl Config {
     }
 }
 
-/// How a workload's connections are treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How a workload's connections are treated, from the loosest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The daemon leaves the workload alone.

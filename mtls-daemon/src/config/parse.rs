@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::authorization;
 use super::check;
+use super::floor;
 use super::kubernetes::kubernetes;
 use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
@@ -28,6 +29,7 @@ pub struct Loaded {
 
 /// The items of the file with the parts that they were read from, for the checks between them.
 pub(super) struct Draft<'r> {
+    pub(super) node: Part<'r>,
     pub(super) network: Part<'r>,
     pub(super) limits: Part<'r>,
     pub(super) identity: Part<'r>,
@@ -97,7 +99,8 @@ fn besides(text: &str, mut first: Vec<Complaint>, more: Vec<Complaint>) -> Vec<C
 
 fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     version(root);
-    let node = node(&root.table("node"));
+    let node_part = root.table("node");
+    let node = node(&node_part);
     let kernel = kernel(&root.table("kernel"));
     let network_part = root.table("network");
     let network = network(&network_part);
@@ -131,6 +134,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let log = log(&root.table("log"));
 
     let draft = Draft {
+        node: node_part,
         network: network_part,
         limits: limits_part,
         identity: identity_part,
@@ -149,6 +153,10 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         limits.as_ref(),
         warnings,
     );
+
+    if let Some(node) = &node {
+        floor::check(&draft, node, cluster.as_ref().and_then(Option::as_ref));
+    }
 
     let mut identity = identity?;
     identity.federated = values(draft.federated);
@@ -212,6 +220,7 @@ fn node(part: &Part<'_>) -> Option<Node> {
     let given = part.get::<String>("name");
     let name = given.or_else(|| host_name(part));
     let mode = part.get::<Mode>("mode");
+    let floor = part.get::<Mode>("floor");
     let unknown = part.get::<Unknown>("unknown");
     let outside = part.get::<Outside>("outside");
     let connect = part.get::<Connect>("connect");
@@ -219,6 +228,7 @@ fn node(part: &Part<'_>) -> Option<Node> {
     Some(Node {
         name: name?,
         mode: mode?,
+        floor: floor?,
         unknown: unknown?,
         outside: outside?,
         connect: connect?,

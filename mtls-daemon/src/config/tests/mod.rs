@@ -7,6 +7,7 @@ use super::keys::{Fallback, SECTIONS, Shape};
 use super::*;
 
 mod authorization;
+mod floor;
 mod kubernetes;
 mod shown;
 mod sources;

@@ -1,0 +1,35 @@
+//! `node.floor`: the least that every workload of the node gets, whoever
+//! writes the rest of the file.
+
+use super::parse::Draft;
+use super::reader::Part;
+use super::{Kubernetes, Mode, Node};
+
+/// Whatever is looser than the floor is a mistake, where it stands.
+pub(super) fn check(draft: &Draft<'_>, node: &Node, kubernetes: Option<&Kubernetes>) {
+    let refuse = |part: &Part<'_>, key: &str, mode: Mode| {
+        if mode < node.floor {
+            part.complain(
+                part.at("mode"),
+                format!(
+                    "{key} is {mode}, and node.floor forbids what is looser than {}",
+                    node.floor
+                ),
+                format!("write mode = \"{}\", or lower node.floor", node.floor),
+            );
+        }
+    };
+    refuse(&draft.node, "node.mode", node.mode);
+    for (workload, part) in &draft.workloads {
+        if let Some(mode) = workload.mode {
+            refuse(
+                part,
+                &format!("the mode of workload {:?}", workload.name),
+                mode,
+            );
+        }
+    }
+    if let (Some(part), Some(kubernetes)) = (&draft.kubernetes, kubernetes) {
+        refuse(part, "kubernetes.mode", kubernetes.mode);
+    }
+}
