@@ -94,6 +94,17 @@ fn cluster() -> Result {
         ensure(log.contains("serving"), || format!("logs said {log}"))?;
         forwarded(&a, &plane)?;
 
+        // Kubelets come and go; what runs goes on.
+        for worker in &mut workers {
+            worker.stop_kubelet()?;
+            worker.start_kubelet()?;
+        }
+        wait_for(
+            Deadline::after(POD),
+            || "an answer after the kubelets' restart",
+            || Ok(ask(&plane, "shop", "deploy/client", SERVICE).ok()),
+        )?;
+
         // Without daemons nobody gets in, but for the kubelets' probes.
         daemons.uninstall()?;
         refused(&plane, "other", "stranger", &web)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result, ensure};
 use crate::mesh::{self, Ca, Metrics};
 use crate::mounts::CGROUP;
@@ -85,9 +86,20 @@ impl<'a> Installed<'a> {
         }
     }
 
-    /// Takes the release away. What its daemons have attached stays.
+    /// Takes the release away, and returns when no daemon runs any more. What
+    /// they have attached stays.
     pub fn uninstall(&self) -> Result {
-        self.helm(&["uninstall", NAME, "--wait"])
+        self.helm(&["uninstall", NAME, "--wait"])?;
+        // The DaemonSet goes before its pods do.
+        wait_for(
+            Deadline::after(READY),
+            || "the daemons' pods to be gone",
+            || {
+                let pods = self.plane.get(&["pods", "-n", NAME])?;
+                let none = pods["items"].as_array().is_some_and(Vec::is_empty);
+                Ok(none.then_some(()))
+            },
+        )
     }
 
     /// A node's daemon, asked by its own command.
