@@ -193,14 +193,9 @@ fn items<T: FromStr>(
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::config::Spire;
-
-    fn rules() -> Rules {
-        Rules {
+impl Rules {
+    pub(super) fn for_tests() -> Self {
+        Self {
             node: "a".to_owned(),
             trust_domain: "example.org".parse().unwrap(),
             template: IdTemplate::parse("/ns/{namespace}/sa/{service_account}").unwrap(),
@@ -208,6 +203,18 @@ mod tests {
             mode: Mode::Off,
             source: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Spire;
+
+    fn rules() -> Rules {
+        Rules::for_tests()
     }
 
     fn pod(metadata: &Value, spec: &Value, status: &Value) -> Pod {

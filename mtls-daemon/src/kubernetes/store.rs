@@ -315,18 +315,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::IdTemplate;
-
-    fn store() -> Store {
-        Store::new(Rules {
-            node: "a".to_owned(),
-            trust_domain: "example.org".parse().unwrap(),
-            template: IdTemplate::parse("/ns/{namespace}/sa/{service_account}").unwrap(),
-            label_prefix: "mtls-daemon.io".to_owned(),
-            mode: Mode::Off,
-            source: None,
-        })
-    }
 
     fn apply<T: DeserializeOwned>(object: &Value) -> Box<Event<T>> {
         let object = serde_json::from_value(object.clone());
@@ -334,7 +322,7 @@ mod tests {
     }
 
     fn whole() -> Store {
-        let mut store = store();
+        let mut store = Store::new(Rules::for_tests());
         store.heed(News::Pod(Box::new(Event::InitDone)));
         store.heed(News::Namespace(Box::new(Event::InitDone)));
         store.heed(News::Service(Box::new(Event::InitDone)));
@@ -379,7 +367,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_a_cluster_that_is_not_known_whole() {
-        let mut store = store();
+        let mut store = Store::new(Rules::for_tests());
         store.heed(pod());
         store.heed(News::Pod(Box::new(Event::InitDone)));
         let snapshot = store.snapshot(None);
