@@ -23,6 +23,8 @@ pub enum TunnelUse {
     New,
     /// On a tunnel that was there or being dialled.
     Reused,
+    /// In clear: whoever answers is outside of the mesh.
+    None,
 }
 
 /// All that is known of a connection at its end; what a refusal left unknown is `None`.
@@ -38,7 +40,7 @@ pub struct AccessRecord<'a> {
     pub destination: Option<&'a SpiffeId>,
     pub client: Option<ClientAddr>,
     pub original_dst: Option<OriginalDst>,
-    /// The other end of the tunnel.
+    /// The other end of the tunnel; without a tunnel, the server.
     pub peer: Option<TunnelAddr>,
     pub tunnel: Option<TunnelUse>,
     /// The policy's rule that let it in or did not, at the server's node.
@@ -56,6 +58,7 @@ impl TunnelUse {
         match self {
             Self::New => "new",
             Self::Reused => "reused",
+            Self::None => "none",
         }
     }
 }

@@ -106,8 +106,12 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     let events = kernel.events()?;
     let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));
     let (ask, questions) = mpsc::channel(QUESTIONS);
+    let cgroup2 = match &config.kernel.cgroup {
+        Some(folder) => cgroup2::around(folder)?,
+        None => cgroup2::mount()?,
+    };
     let mut cluster = match &config.kubernetes {
-        Some(cluster) => Some(kubernetes::start(cluster, &config, questions).await?),
+        Some(cluster) => Some(kubernetes::start(cluster, &config, &cgroup2, questions).await?),
         None => None,
     };
     let (report, ended) = mpsc::unbounded_channel();
@@ -138,10 +142,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
             added: RefCell::default(),
         },
         host: Netns::host().map_err(AppError::Host)?,
-        cgroup2: match &config.kernel.cgroup {
-            Some(folder) => cgroup2::around(folder)?,
-            None => cgroup2::mount()?,
-        },
+        cgroup2,
         kernel: RefCell::new(kernel),
         workers,
         facts,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::addr::OriginalDst;
-use crate::config::{Config, ForeignPastExpiry, Limits};
+use crate::config::{Config, ForeignPastExpiry, Limits, Outside};
 use crate::directory::{Cluster, Destination, Directory};
 use crate::policy::Rules;
 use crate::spiffe::SpiffeId;
@@ -20,6 +20,8 @@ pub struct Facts {
     /// The same until a policy changes.
     pub rules: Arc<Rules>,
     pub limits: Limits,
+    /// What becomes of connections to those that are no workloads.
+    pub outside: Outside,
     pub tunnel_port: u16,
     pub foreign_past_expiry: ForeignPastExpiry,
     /// One line a connection in the log.
@@ -32,6 +34,7 @@ impl Facts {
             directory: Directory::new(config, cluster),
             rules: Arc::new(Rules::new(config.authorization.clone())),
             limits: config.limits.clone(),
+            outside: config.node.outside,
             foreign_past_expiry: config.identity.foreign_past_expiry,
             tunnel_port: config.network.tunnel_port,
             access_log: config.log.access,
@@ -133,7 +136,7 @@ impl Newest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::Seen;
+    use crate::directory::{Seen, Who};
 
     const NODE: &str = r#"
 version = 1
@@ -156,8 +159,9 @@ key = "/ca-key.pem"
             ..Cluster::default()
         };
         if let Some(id) = known {
+            let who = id.map_or(Who::Nobody, Who::Workload);
             let asked = Some(Instant::now());
-            cluster.pods.insert(address(), Seen { id, asked });
+            cluster.seen.insert(address(), Seen { who, asked });
         }
         Arc::new(Facts::new(&config, Arc::new(cluster)))
     }

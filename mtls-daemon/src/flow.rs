@@ -2,9 +2,11 @@
 //! one line in the access log at its end.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use slab::Slab;
@@ -13,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::access_log::{self, AccessRecord, TunnelUse};
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
+use crate::direct::{Direct, Moved};
 use crate::facts::{Facts, Newest};
 use crate::metrics::{Direction, OpenConnection, ThreadMetrics, Towards};
 use crate::netns::Cookie;
@@ -21,7 +24,7 @@ use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::trace::ConnectionId;
-use crate::tunnel::{Carried, Carry, CarryEnd, CarryHandle, Cut};
+use crate::tunnel::{self, Carried, CarryEnd, CarryHandle, Cut};
 use crate::workload::Workload;
 
 /// How often the bytes of open connections are added to the metrics.
@@ -38,7 +41,7 @@ pub struct Flow {
     pub peer: Option<SpiffeId>,
     pub client: Option<ClientAddr>,
     pub original_dst: OriginalDst,
-    /// Address of the other end of the tunnel.
+    /// Address of the other end of the tunnel; without a tunnel, the server's.
     pub tunnel: Option<TunnelAddr>,
     pub tunnel_use: Option<TunnelUse>,
     /// The rule that let it in, or did not; of inbound ones.
@@ -81,6 +84,19 @@ impl Flow {
     }
 }
 
+/// A connection whose bytes are being carried, until its end.
+pub enum Carry {
+    Tunnel(tunnel::Carry),
+    Direct(Direct),
+}
+
+/// Reads how much of one was carried so far, and ends it.
+#[derive(Clone)]
+enum Handle {
+    Tunnel(CarryHandle),
+    Direct(Rc<Moved>),
+}
+
 /// The connections of one worker.
 pub struct Flows {
     metrics: ThreadMetrics,
@@ -93,7 +109,7 @@ pub struct Flows {
 /// A connection that is open.
 struct Live {
     flow: Rc<Flow>,
-    handle: CarryHandle,
+    handle: Handle,
     /// What the metrics know of its bytes, into the tunnel and out of it.
     counted: (u64, u64),
 }
@@ -268,6 +284,49 @@ impl Flows {
             reason,
             detail: detail.filter(|detail| !detail.is_empty()),
         });
+    }
+}
+
+impl From<tunnel::Carry> for Carry {
+    fn from(carry: tunnel::Carry) -> Self {
+        Self::Tunnel(carry)
+    }
+}
+
+impl Carry {
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Tunnel(carry) => Handle::Tunnel(carry.handle()),
+            Self::Direct(direct) => Handle::Direct(direct.moved()),
+        }
+    }
+}
+
+impl Future for Carry {
+    type Output = Carried;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Carried> {
+        match &mut *self {
+            Self::Tunnel(carry) => Pin::new(carry).poll(cx),
+            Self::Direct(direct) => Pin::new(direct).poll(cx),
+        }
+    }
+}
+
+impl Handle {
+    fn cut(&self, why: Cut) {
+        match self {
+            Self::Tunnel(handle) => handle.cut(why),
+            Self::Direct(moved) => moved.cut(why),
+        }
+    }
+
+    /// Bytes to the peer and from it; `None` when the flow has ended.
+    fn bytes(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Tunnel(handle) => handle.bytes(),
+            Self::Direct(moved) => Some(moved.bytes()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::directory::Endpoint;
+use crate::directory::Target;
 use crate::reason::Reason;
 
 /// So long an endpoint that failed is tried only after all others.
@@ -25,23 +25,19 @@ pub struct Health {
 }
 
 impl Health {
-    /// `endpoints` in the order to try them: round robin over the healthy,
+    /// `targets` in the order to try them: round robin over the healthy,
     /// then those that failed lately, since a wrong guess must not refuse.
-    pub fn in_turn<'a>(&self, endpoints: &'a [Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
+    pub fn in_turn<'a>(&self, targets: &'a [Target]) -> impl Iterator<Item = &'a Target> {
         let start = self.turn.get();
         self.turn.set(start.wrapping_add(1));
-        let rotated = endpoints
-            .iter()
-            .cycle()
-            .skip(start % endpoints.len().max(1));
+        let rotated = targets.iter().cycle().skip(start % targets.len().max(1));
         let now = Instant::now();
         let shunned = self.shunned.borrow();
-        let (healthy, failed): (Vec<_>, Vec<_>) =
-            rotated.take(endpoints.len()).partition(|endpoint| {
-                shunned
-                    .get(&endpoint.address)
-                    .is_none_or(|until| *until <= now)
-            });
+        let (healthy, failed): (Vec<_>, Vec<_>) = rotated.take(targets.len()).partition(|target| {
+            shunned
+                .get(&target.address())
+                .is_none_or(|until| *until <= now)
+        });
         healthy.into_iter().chain(failed)
     }
 
@@ -86,23 +82,15 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::TunnelAddr;
 
-    fn endpoints(count: u16) -> Vec<Endpoint> {
-        (1..=count)
-            .map(|port| Endpoint {
-                address: SocketAddr::from(([10, 0, 2, 7], port)),
-                id: "spiffe://example.org/db".parse().unwrap(),
-                tunnel: TunnelAddr(SocketAddr::from(([10, 0, 2, 7], 15008))),
-            })
-            .collect()
+    fn endpoints(count: u16) -> Vec<Target> {
+        let at = |port| Target::Outside(SocketAddr::from(([10, 0, 2, 7], port)));
+        (1..=count).map(at).collect()
     }
 
-    fn order(health: &Health, endpoints: &[Endpoint]) -> Vec<u16> {
-        health
-            .in_turn(endpoints)
-            .map(|endpoint| endpoint.address.port())
-            .collect()
+    fn order(health: &Health, targets: &[Target]) -> Vec<u16> {
+        let turn = health.in_turn(targets);
+        turn.map(|target| target.address().port()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -116,7 +104,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_failed_comes_last_for_a_while() {
         let (health, three) = (Health::default(), endpoints(3));
-        health.failed(three[0].address);
+        health.failed(three[0].address());
         assert_eq!(order(&health, &three), [2, 3, 1]);
         tokio::time::advance(SHUNNED_FOR).await;
         health.turn.set(0);
@@ -126,16 +114,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_answers_is_forgiven() {
         let (health, three) = (Health::default(), endpoints(3));
-        health.failed(three[0].address);
-        health.answered(three[0].address);
+        health.failed(three[0].address());
+        health.answered(three[0].address());
         assert_eq!(order(&health, &three), [1, 2, 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_all_failed_all_are_tried() {
         let (health, two) = (Health::default(), endpoints(2));
-        health.failed(two[0].address);
-        health.failed(two[1].address);
+        health.failed(two[0].address());
+        health.failed(two[1].address());
         assert_eq!(order(&health, &two).len(), 2);
     }
 }

@@ -170,7 +170,8 @@ impl Inbound {
         let dialled = dialled.and_then(|dialled| self.still_allowed(&flow, &facts, dialled));
         match dialled {
             Ok(Dialled { socket, name }) => {
-                let followed = self.flows.follow(flow, request.accept().carry(socket));
+                let carry = request.accept().carry(socket).into();
+                let followed = self.flows.follow(flow, carry);
                 spawn_local(async move {
                     followed.await;
                     drop(name);

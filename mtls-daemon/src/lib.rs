@@ -41,6 +41,7 @@ pub mod tunnel;
 
 // Carriage: what both directions of the walk share.
 pub mod credentials;
+pub mod direct;
 pub mod flow;
 pub mod handshake;
 pub mod tunnels;

@@ -2,6 +2,7 @@
 
 mod kubepods;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
@@ -49,11 +50,19 @@ pub fn locate(place: &Place, cgroup2: &Path) -> Result<Located, LocateError> {
             in_cgroup(path)
         }
         Place::Pod(uid) => {
-            let path = kubepods::find(uid, cgroup2)
+            let path = kubepods::Kubelets::look(cgroup2)
+                .find(uid)
                 .ok_or_else(|| LocateError::NoPod(uid.clone(), cgroup2.to_owned()))?;
             in_pod(path)
         }
     }
+}
+
+/// Those of `uids` whose pods have a cgroup here.
+pub fn pods(uids: Vec<&str>, cgroup2: &Path) -> HashSet<String> {
+    let here = kubepods::Kubelets::look(cgroup2);
+    let found = uids.into_iter().filter(|uid| here.find(uid).is_some());
+    found.map(str::to_owned).collect()
 }
 
 /// Find a pod again where it was found before: its UID is given to no other.

@@ -105,7 +105,11 @@ pub fn dropped() -> u64 {
 fn filter(log: &Log) -> Result<EnvFilter, LogError> {
     let access = if log.access { "info" } else { "off" };
     // The client tells of every failed attempt; we tell once, and what to do.
-    let all = format!("kube_client=off,{},{}={access}", log.filter, access_log::TARGET);
+    let all = format!(
+        "kube_client=off,{},{}={access}",
+        log.filter,
+        access_log::TARGET
+    );
     EnvFilter::builder()
         .parse(all)
         .map_err(|_unreadable| LogError::Filter(log.filter.clone()))

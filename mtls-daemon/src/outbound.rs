@@ -15,15 +15,16 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use crate::access_log::TunnelUse;
-use crate::addr::{ClientAddr, OriginalDst};
+use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
 use crate::answers::{Answers, TRUSTED_FOR};
-use crate::directory::Endpoint;
+use crate::direct::{self, Directs, Upstream};
+use crate::directory::{Endpoint, Target};
 use crate::facts::Newest;
-use crate::flow::{Flow, Flows};
+use crate::flow::{Carry, Flow, Flows};
 use crate::health::Health;
 use crate::kernel::Handoff;
 use crate::listener::Pass;
-use crate::metrics::{Acquire, Direction, ThreadMetrics};
+use crate::metrics::{Acquire, Direction, Plaintext, ThreadMetrics};
 use crate::policy;
 use crate::pool::{CheckedOut, Pool};
 use crate::reason::Reason;
@@ -52,6 +53,7 @@ pub struct Outbound {
     pub handoff: Handoff,
     pub metrics: ThreadMetrics,
     pub flows: Rc<Flows>,
+    pub directs: Rc<Directs>,
     pub ids: Rc<ConnectionIds>,
     pub health: Health,
     pub answers: Answers,
@@ -80,8 +82,9 @@ impl Outbound {
             return;
         };
         // The application waited in connect(): its peer has answered already.
-        if let Some((flow, stream)) = self.holds.of(&captured) {
-            spawn_local(self.flows.follow(flow, stream.carry(captured.socket)));
+        if let Some((flow, established)) = self.holds.of(&captured) {
+            let carry = established.carry(captured.socket, &self.directs);
+            spawn_local(self.flows.follow(flow, carry));
             return;
         }
         let Captured {
@@ -94,7 +97,10 @@ impl Outbound {
         // A task of its own, so that what establishing needed is freed while
         // the connection lives.
         match self.establish_in_time(&mut flow, Some(&socket)).await {
-            Ok(stream) => drop(spawn_local(self.flows.follow(flow, stream.carry(socket)))),
+            Ok(established) => {
+                let carry = established.carry(socket, &self.directs);
+                spawn_local(self.flows.follow(flow, carry));
+            }
             Err(refused) => self.refuse(&flow, &refused),
         }
     }
@@ -104,17 +110,17 @@ impl Outbound {
         &self,
         flow: &mut Flow,
         app: Option<&TcpStream>,
-    ) -> Result<Stream, Refused> {
+    ) -> Result<Established, Refused> {
         let limit = self.facts.get().limits.establish;
         let established = timeout(limit, self.establish(flow, app)).await;
-        let stream = established.unwrap_or_else(|_elapsed| Err(too_slow(limit)))?;
+        let established = established.unwrap_or_else(|_elapsed| Err(too_slow(limit)))?;
         let (by, dst) = (flow.workload.netns.cookie(), flow.original_dst);
         if self.answers.accepted(by, dst)
             && let Err(error) = self.handoff.accept(by.0, dst, TRUSTED_FOR)
         {
             tracing::warn!(%error, "noting a destination that accepted");
         }
-        Ok(stream)
+        Ok(established)
     }
 
     /// The kernel's note of where the application dialled; there is one note a
@@ -137,23 +143,34 @@ impl Outbound {
     }
 
     /// `app`: the application's socket, if it may have spoken already.
-    async fn establish(&self, flow: &mut Flow, app: Option<&TcpStream>) -> Result<Stream, Refused> {
+    async fn establish(
+        &self,
+        flow: &mut Flow,
+        app: Option<&TcpStream>,
+    ) -> Result<Established, Refused> {
         let dst = flow.original_dst;
-        let route = policy::route(&self.facts.about(dst).await.directory, dst)?;
+        let facts = self.facts.about(dst).await;
+        let route = policy::route(&facts.directory, facts.outside, dst)?;
+        drop(facts);
         let mut refused = Refused::from(Reason::NoHealthyEndpoint);
-        for endpoint in self.health.in_turn(&route.endpoints).take(ATTEMPTS) {
-            flow.peer = Some(endpoint.id.clone());
-            flow.tunnel = Some(endpoint.tunnel);
-            let failed = match self.connect(endpoint, flow, app).await {
-                Ok(stream) => {
-                    self.health.answered(endpoint.address);
-                    return Ok(stream);
+        for target in self.health.in_turn(&route.targets).take(ATTEMPTS) {
+            let reached = match target {
+                Target::Workload(endpoint) => self.connect(endpoint, flow, app).await,
+                Target::Outside(server) => {
+                    let dialled = self.go_outside(*server, flow).await;
+                    dialled.map_err(Failed::from)
+                }
+            };
+            let failed = match reached {
+                Ok(established) => {
+                    self.health.answered(target.address());
+                    return Ok(established);
                 }
                 Err(failed) => failed,
             };
             let blamed = Health::blames(failed.refused.reason);
             if blamed {
-                self.health.failed(endpoint.address);
+                self.health.failed(target.address());
             }
             if !blamed || failed.has_spoken {
                 return Err(failed.refused);
@@ -168,7 +185,9 @@ impl Outbound {
         endpoint: &Endpoint,
         flow: &mut Flow,
         app: Option<&TcpStream>,
-    ) -> Result<Stream, Failed> {
+    ) -> Result<Established, Failed> {
+        flow.peer = Some(endpoint.id.clone());
+        flow.tunnel = Some(endpoint.tunnel);
         let request = ConnectRequest {
             authority: endpoint.address,
             forwarded: flow.client.map(|client| client.0),
@@ -195,7 +214,7 @@ impl Outbound {
                 Err(error) => (Err(error), false),
             };
             match answer {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Established::Tunnel(stream)),
                 // The tunnel closed its door between checkout and here, and
                 // the peer did nothing: the pool has another, or dials.
                 Err(error) if left > 0 && error.may_retry() => {}
@@ -212,6 +231,25 @@ impl Outbound {
             }
             left -= 1;
         }
+    }
+
+    /// Without a tunnel, to a server that is known to be no workload.
+    async fn go_outside(
+        &self,
+        server: SocketAddr,
+        flow: &mut Flow,
+    ) -> Result<Established, Refused> {
+        if self.pool.tunnels.are_draining() {
+            return Err(Refused::from(Reason::Draining));
+        }
+        flow.peer = None;
+        flow.tunnel = Some(TunnelAddr(server));
+        flow.tunnel_use = Some(TunnelUse::None);
+        let limit = self.facts.get().limits.connect;
+        let upstream = direct::connect(&flow.workload, server, limit).await?;
+        self.metrics
+            .carried_in_clear(Direction::Outbound, Plaintext::Outside);
+        Ok(Established::Direct(upstream))
     }
 
     /// In the peer's words, or in those of the tunnel that was lost.
@@ -265,6 +303,21 @@ impl Outbound {
         };
         if let Err(error) = noted {
             tracing::warn!(%error, "noting a refused destination");
+        }
+    }
+}
+
+/// What leads to whoever answers.
+enum Established {
+    Tunnel(Stream),
+    Direct(Upstream),
+}
+
+impl Established {
+    fn carry(self, app: TcpStream, directs: &Rc<Directs>) -> Carry {
+        match self {
+            Self::Tunnel(stream) => stream.carry(app).into(),
+            Self::Direct(upstream) => Carry::Direct(directs.carry(app, upstream)),
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use crate::addr::OriginalDst;
 use crate::answers::Answers;
 use crate::credentials::Credentials;
+use crate::direct::Directs;
 use crate::facts::Newest;
 use crate::flow::{Flows, Snapshot};
 use crate::health::Health;
@@ -136,6 +137,7 @@ struct Worker {
     credentials: Rc<Credentials>,
     flows: Rc<Flows>,
     tunnels: Rc<Tunnels>,
+    directs: Rc<Directs>,
     outbound: Rc<Outbound>,
     inbound: Rc<Inbound>,
     /// By the workload's instance.
@@ -174,7 +176,9 @@ impl Worker {
             handshakes: Rc::clone(&handshakes),
             peers: Peers::default(),
         });
+        let directs = Rc::<Directs>::default();
         let outbound = Rc::new(Outbound {
+            directs: Rc::clone(&directs),
             pool,
             facts: facts.clone(),
             handoff: setup.handoff.clone(),
@@ -203,6 +207,7 @@ impl Worker {
             credentials,
             flows,
             tunnels,
+            directs,
             outbound,
             inbound,
             served,
@@ -226,7 +231,7 @@ impl Worker {
                 let _ = answer.send(self.flows.snapshot());
             }
             Command::Drain(done) => self.drain(done),
-            Command::Cut(reason) => self.tunnels.cut(None, Cut(reason)),
+            Command::Cut(reason) => self.cut(None, reason),
         }
     }
 
@@ -284,9 +289,13 @@ impl Worker {
             served.doors.iter().for_each(AbortHandle::abort);
         }
         self.outbound.holds.forget(instance);
-        self.tunnels
-            .cut(Some(instance), Cut(Reason::WorkloadRemoved));
+        self.cut(Some(instance), Reason::WorkloadRemoved);
         self.credentials.forget(instance);
+    }
+
+    fn cut(&self, instance: Option<Cookie>, reason: Reason) {
+        self.tunnels.cut(instance, Cut(reason));
+        self.directs.cut(instance, Cut(reason));
     }
 
     fn drain(&self, done: oneshot::Sender<()>) {

@@ -2,14 +2,18 @@
 //! Service's address leads to those that are ready, a pod is its service
 //! account and nobody else, and what is known outlives the API server.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Daemon, workloads};
 use mtls_tests::script::{Ended, Step};
-use mtls_tests::{Error, Family, Mesh, Node, Plan, Result, ensure, ensure_eq, play, two_nodes};
+use mtls_tests::{
+    Doing, Error, Family, Mesh, Node, Plan, Result, ensure, ensure_eq, play, two_nodes,
+};
 use serde_json::{Value, json};
 
 #[test]
@@ -27,7 +31,7 @@ fn kubernetes() -> Result {
             StandIn::register(&a, &plane)?,
             StandIn::register(&b, &plane)?,
         );
-        let mut mesh = Mesh::start_as(plan(&plane, [&a, &b])?)?;
+        let mut mesh = Mesh::start_as(plan(&plane, &[&a, &b])?)?;
 
         let client = on_a.pod(&plane, &pod("shop", "client", "client"))?;
         let one = on_b.pod(&plane, &pod("shop", "one", "web"))?;
@@ -107,6 +111,24 @@ fn kubernetes() -> Result {
         }
         refused(&client, new.at(Family::V4, 8080), "new")?;
         wait_for_trouble(mesh.daemon(&b)?, true)?;
+
+        // A daemon that starts meanwhile and knows nothing refuses everything,
+        // also what is not in the mesh's own networks by its file.
+        let saved = state(&a).with_extension("aside");
+        wait_until_saved(&a, &two)?;
+        mesh.daemon(&a)?.kill()?;
+        move_file(&state(&a), &saved)?;
+        mesh.daemon(&a)?.launch()?;
+        wait_until_serving(mesh.daemon(&a)?)?;
+        refused(&client, vips[0], "two")?;
+        refused(&client, stranger.pod.at(Family::V4, 8080), "stranger")?;
+        // With what its predecessor saved it goes on.
+        mesh.daemon(&a)?.kill()?;
+        move_file(&saved, &state(&a))?;
+        mesh.daemon(&a)?.start()?;
+        answers(&client, vips[0], "two")?;
+        refused(&client, new.at(Family::V4, 8080), "new")?;
+
         plane.start_api_server()?;
         wait_for_trouble(mesh.daemon(&b)?, false)?;
         answers(&client, vips[0], "two")?;
@@ -121,12 +143,12 @@ fn kubernetes() -> Result {
     })
 }
 
-fn plan(plane: &ControlPlane, nodes: [&Node; 2]) -> Result<Plan> {
+pub(crate) fn plan(plane: &ControlPlane, nodes: &[&Node]) -> Result<Plan> {
     namespace(plane, "mtls-daemon", &json!({}))?;
     plane.apply_chart("templates/rbac.yaml")?;
     let token = plane.kubectl(&["create", "token", "-n", "mtls-daemon", "mtls-daemon"])?;
     let login = plane.kubeconfig("daemon.kubeconfig", token.trim())?;
-    let mut plan = Plan::on(nodes)
+    let mut plan = Plan::on(nodes.iter().copied())
         // The networks are the nodes' and the Services'.
         .set("network", "mesh", "[]")
         .set(
@@ -135,23 +157,28 @@ fn plan(plane: &ControlPlane, nodes: [&Node; 2]) -> Result<Plan> {
             &format!("{:?}", login.display().to_string()),
         );
     for node in nodes {
-        plan = plan.set_on(
-            node,
-            "kubernetes",
-            "node_name",
-            &format!("{:?}", node.name()),
-        );
+        let name = format!("{:?}", node.name());
+        let state = format!("{:?}", state(node).display().to_string());
+        plan = plan.set_on(node, "kubernetes", "node_name", &name);
+        plan = plan.set_on(node, "kubernetes", "state", &state);
     }
     Ok(plan)
 }
 
-fn namespace(plane: &ControlPlane, name: &str, labels: &Value) -> Result {
+/// Where a node's daemon keeps what it knows of the cluster.
+fn state(node: &Node) -> PathBuf {
+    node.scene()
+        .dir()
+        .join(format!("state-{}/cluster", node.name()))
+}
+
+pub(crate) fn namespace(plane: &ControlPlane, name: &str, labels: &Value) -> Result {
     plane.apply(&json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
     }))
 }
 
-fn account(plane: &ControlPlane, namespace: &str, name: &str) -> Result {
+pub(crate) fn account(plane: &ControlPlane, namespace: &str, name: &str) -> Result {
     plane.apply(&json!({
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"namespace": namespace, "name": name},
@@ -181,11 +208,40 @@ fn service(plane: &ControlPlane) -> Result<[SocketAddr; 2]> {
     Ok([address(0)?, address(1)?])
 }
 
-fn pod(namespace: &str, name: &str, account: &str) -> Value {
+pub(crate) fn pod(namespace: &str, name: &str, account: &str) -> Value {
     json!({
         "metadata": {"namespace": namespace, "name": name, "labels": {"app": account}},
         "spec": {"serviceAccountName": account},
     })
+}
+
+/// That somebody is known to be there, as whom.
+fn wait_until_saved(node: &Node, peer: &Kubepod) -> Result {
+    let known = format!("\"{}\":{{\"Workload\"", peer.pod.address(Family::V4));
+    wait_for(
+        Deadline::default(),
+        || format!("{known} to be saved"),
+        || {
+            let saved = fs::read_to_string(state(node)).unwrap_or_default();
+            Ok(saved.contains(&known).then_some(()))
+        },
+    )
+}
+
+/// With its hooks in order, whatever it knows.
+fn wait_until_serving(daemon: &Daemon) -> Result {
+    wait_for(
+        Deadline::default(),
+        || "the daemon to serve",
+        || {
+            let status = daemon.status().unwrap_or_default();
+            Ok((status["status"]["phase"] == "serving").then_some(()))
+        },
+    )
+}
+
+fn move_file(from: &Path, to: &Path) -> Result {
+    fs::rename(from, to).doing(|| format!("moving {}", from.display()))
 }
 
 fn one_connection(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
@@ -208,7 +264,7 @@ fn refused(from: &Kubepod, to: SocketAddr, who: &str) -> Result {
     })
 }
 
-fn wait_for_mode(daemon: &Daemon, pod: &Kubepod, mode: &str) -> Result<Value> {
+pub(crate) fn wait_for_mode(daemon: &Daemon, pod: &Kubepod, mode: &str) -> Result<Value> {
     let name = format!("{}/{}", pod.namespace, pod.name);
     wait_for(
         Deadline::default(),

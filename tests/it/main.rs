@@ -61,6 +61,7 @@ mod drain;
 mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
 mod kubernetes;
+mod kubernetes_outside;
 mod nameless;
 mod peer_unreachable;
 mod secrets;

@@ -171,6 +171,7 @@ fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
         label_prefix,
         mode,
         kubelet_cgroup,
+        state,
     } = kubernetes;
     block(
         "kubernetes",
@@ -182,6 +183,7 @@ fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
             ("label_prefix", text(label_prefix)),
             ("mode", text(mode)),
             ("kubelet_cgroup", kubelet_cgroup.as_deref().and_then(path)),
+            ("state", path(state)),
         ],
     )
 }

@@ -29,6 +29,8 @@ pub struct Kubernetes {
     pub mode: Mode,
     /// Whose probes come in. `None`: nobody's. Restart.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// Where what is known of the cluster is saved for the next start. Restart.
+    pub state: PathBuf,
 }
 
 /// The path of a SPIFFE ID with `{namespace}` and `{service_account}` in it.
@@ -51,6 +53,7 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
     let label_prefix = part.get("label_prefix");
     let mode = part.get::<Mode>("mode");
     let kubelet_cgroup = part.get("kubelet_cgroup");
+    let state = part.get("state");
     Some(Kubernetes {
         node: name?,
         kubeconfig,
@@ -58,6 +61,7 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
         label_prefix: label_prefix?,
         mode: mode?,
         kubelet_cgroup,
+        state: state?,
     })
 }
 

@@ -18,19 +18,27 @@ pub struct Cluster {
     /// Whether there is somebody to ask about addresses that are not in `pods`.
     pub answers: bool,
     /// Pods of this node, and whoever was asked for.
-    pub pods: HashMap<IpAddr, Seen>,
+    pub seen: HashMap<IpAddr, Seen>,
     pub services: HashMap<IpAddr, Arc<Service>>,
     /// Networks that pods and Services have their addresses from.
     pub networks: Vec<IpNet>,
 }
 
-/// Who is at an address.
+/// Who was seen at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// `None`: no pod that has an identity.
-    pub id: Option<SpiffeId>,
+    pub who: Who,
     /// When the API server answered; `None`: it tells of every change.
     pub asked: Option<Instant>,
+}
+
+/// Who is at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    Workload(SpiffeId),
+    /// A node, whose address is also that of its pods with `hostNetwork`.
+    Node,
+    Nobody,
 }
 
 /// An answer is used for longer, and asked for again in the background.
@@ -40,9 +48,9 @@ const FRESH_NOBODY: Duration = Duration::from_millis(500);
 
 impl Seen {
     pub(super) fn is_old(&self, now: Instant) -> bool {
-        let limit = match self.id {
-            Some(_) => FRESH,
-            None => FRESH_NOBODY,
+        let limit = match self.who {
+            Who::Workload(_) | Who::Node => FRESH,
+            Who::Nobody => FRESH_NOBODY,
         };
         let age = |asked| now.saturating_duration_since(asked);
         self.asked.is_some_and(|asked| age(asked) >= limit)
@@ -56,12 +64,17 @@ mod tests {
     #[test]
     fn what_is_watched_never_grows_old_and_nobody_does_soon() {
         let now = Instant::now();
-        let id: SpiffeId = "spiffe://example.org/web".parse().unwrap();
-        let seen = |id, asked| Seen { id, asked };
+        let web = Who::Workload("spiffe://example.org/web".parse().unwrap());
+        let seen = |who: &Who, asked| Seen {
+            who: who.clone(),
+            asked,
+        };
         let later = now + Duration::from_secs(2);
-        assert!(!seen(Some(id.clone()), None).is_old(later));
-        assert!(!seen(Some(id.clone()), Some(now)).is_old(later));
-        assert!(seen(None, Some(now)).is_old(later));
-        assert!(seen(Some(id), Some(now)).is_old(now + FRESH));
+        for known in [&web, &Who::Node] {
+            assert!(!seen(known, None).is_old(later));
+            assert!(!seen(known, Some(now)).is_old(later));
+            assert!(seen(known, Some(now)).is_old(now + FRESH));
+        }
+        assert!(seen(&Who::Nobody, Some(now)).is_old(later));
     }
 }

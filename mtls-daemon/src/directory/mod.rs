@@ -15,7 +15,7 @@ use crate::addr::{OriginalDst, TunnelAddr};
 use crate::config::Config;
 use crate::spiffe::SpiffeId;
 
-pub use cluster::{Cluster, Seen};
+pub use cluster::{Cluster, Seen, Who};
 
 /// A workload as other workloads reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +28,23 @@ pub struct Endpoint {
     pub tunnel: TunnelAddr,
 }
 
+/// One that may answer a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Workload(Endpoint),
+    /// It has no identity, and is known not to be a workload.
+    Outside(SocketAddr),
+}
+
 /// What a destination is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// One workload.
     Workload(Endpoint),
-    /// Several workloads behind one address; never empty.
-    Service(Vec<Endpoint>),
+    /// All that is known behind one address; never empty.
+    Service(Vec<Target>),
+    /// A node of the cluster, in a network of the mesh.
+    Node,
     /// In no network of the mesh.
     Outside,
     /// In a network of the mesh, but nobody is known there.
@@ -58,7 +68,17 @@ struct Entry {
 
 /// Endpoints by the port that clients dial.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Service(pub HashMap<u16, Vec<SocketAddr>>);
+pub struct Service(pub HashMap<u16, Behind>);
+
+/// What stands behind a port of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Workloads, also while nobody has said yet which. What is not known of
+    /// one refuses.
+    pub workloads: Vec<SocketAddr>,
+    /// Plain addresses: outside, if they are in no network of the mesh.
+    pub addresses: Vec<SocketAddr>,
+}
 
 impl Directory {
     /// What the configuration spells out, and what the cluster says.
@@ -88,7 +108,11 @@ impl Directory {
         for service in &config.services {
             let ports = service.ports.iter().map(|port| {
                 let at = |ip: &IpAddr| SocketAddr::new(*ip, port.target);
-                (port.port, service.endpoints.iter().map(at).collect())
+                let behind = Behind {
+                    workloads: service.endpoints.iter().map(at).collect(),
+                    addresses: Vec::new(),
+                };
+                (port.port, behind)
             });
             let shared = Arc::new(Service(ports.collect()));
             for address in &service.addresses {
@@ -110,8 +134,9 @@ impl Directory {
         if let Some(service) = self.service_at(dst.ip()) {
             return self.resolve(service, dst);
         }
-        match self.endpoint(dst) {
-            Some(endpoint) => Destination::Workload(endpoint),
+        match self.target(dst) {
+            Some(Target::Workload(endpoint)) => Destination::Workload(endpoint),
+            Some(Target::Outside(_)) => Destination::Node,
             None if self.is_in_mesh(dst.ip()) => Destination::Unknown,
             None => Destination::Outside,
         }
@@ -130,15 +155,19 @@ impl Directory {
             return Vec::new();
         }
         let OriginalDst(dst) = dst;
-        let asks = |ip: &IpAddr| self.is_question(*ip, now);
-        match self.service_at(dst.ip()) {
-            Some(service) => same_family(service, dst)
-                .map(|endpoint| endpoint.ip())
-                .filter(asks)
-                .take(QUESTIONS)
-                .collect(),
-            None => Some(dst.ip()).filter(asks).into_iter().collect(),
-        }
+        let is_open = |ip: &IpAddr| self.is_open_question(*ip, now);
+        let in_mesh = |ip: &IpAddr| self.is_in_mesh(*ip);
+        let Some(service) = self.service_at(dst.ip()) else {
+            let asked = Some(dst.ip()).filter(in_mesh).filter(is_open);
+            return asked.into_iter().collect();
+        };
+        let Some(behind) = service.0.get(&dst.port()) else {
+            return Vec::new();
+        };
+        let workloads = same_family(&behind.workloads, dst).map(|at| at.ip());
+        let addresses = same_family(&behind.addresses, dst).map(|at| at.ip());
+        let asked = workloads.chain(addresses.filter(in_mesh)).filter(is_open);
+        asked.take(QUESTIONS).collect()
     }
 
     /// Whether the cluster may know more about an address than we do.
@@ -148,14 +177,19 @@ impl Directory {
 
     /// Whether the cluster was asked about an address, and has answered since.
     pub fn is_answered(&self, address: IpAddr, since: Instant) -> bool {
-        let seen = self.cluster.pods.get(&address);
+        let seen = self.cluster.seen.get(&address);
         seen.is_some_and(|seen| seen.asked.is_none_or(|asked| asked >= since))
     }
 
     /// Every network and single address whose connections the kernel must hand
     /// over: the mesh networks, and what of the directory lies outside them.
     pub fn captured_networks(&self) -> Vec<IpNet> {
-        let workloads = self.workloads.keys().chain(self.cluster.pods.keys());
+        let seen = self.cluster.seen.iter();
+        let pods = seen.filter(|(_, seen)| matches!(seen.who, Who::Workload(_)));
+        let workloads = self
+            .workloads
+            .keys()
+            .chain(pods.map(|(address, _)| address));
         let services = self.services.keys().chain(self.cluster.services.keys());
         let stray: BTreeSet<IpNet> = workloads
             .chain(services)
@@ -169,9 +203,9 @@ impl Directory {
         self.services.len() + self.cluster.services.len()
     }
 
-    fn is_question(&self, address: IpAddr, now: Instant) -> bool {
-        let seen = self.cluster.pods.get(&address);
-        self.may_learn(address) && seen.is_none_or(|seen| seen.is_old(now))
+    fn is_open_question(&self, address: IpAddr, now: Instant) -> bool {
+        let seen = self.cluster.seen.get(&address);
+        !self.workloads.contains_key(&address) && seen.is_none_or(|seen| seen.is_old(now))
     }
 
     fn is_in_mesh(&self, address: IpAddr) -> bool {
@@ -186,32 +220,58 @@ impl Directory {
     }
 
     fn resolve(&self, service: &Service, dst: SocketAddr) -> Destination {
-        let endpoints: Vec<Endpoint> = same_family(service, dst)
-            .filter_map(|endpoint| self.endpoint(endpoint))
-            .collect();
-        if endpoints.is_empty() {
+        let Some(behind) = service.0.get(&dst.port()) else {
+            return Destination::Unknown;
+        };
+        let workloads = same_family(&behind.workloads, dst);
+        let known = workloads.filter_map(|endpoint| self.target(endpoint));
+        let addresses = same_family(&behind.addresses, dst);
+        let plain = addresses.filter_map(|address| match self.target(address) {
+            None if !self.is_in_mesh(address.ip()) => Some(Target::Outside(address)),
+            known => known,
+        });
+        let targets: Vec<Target> = known.chain(plain).collect();
+        if targets.is_empty() {
             Destination::Unknown
         } else {
-            Destination::Service(endpoints)
+            Destination::Service(targets)
         }
     }
 
-    fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
-        let own_port = || SocketAddr::new(address.ip(), self.tunnel_port);
-        let tunnel = |entry: &Entry| entry.tunnel;
-        let entry = self.workloads.get(&address.ip());
-        Some(Endpoint {
-            address,
-            id: self.identity_at(address.ip())?.clone(),
-            tunnel: TunnelAddr(entry.and_then(tunnel).unwrap_or_else(own_port)),
-        })
+    /// Who is known at an address.
+    fn target(&self, address: SocketAddr) -> Option<Target> {
+        let ip = address.ip();
+        if let Some(id) = self.identity_at(ip) {
+            let own_port = || SocketAddr::new(ip, self.tunnel_port);
+            let tunnel = self.workloads.get(&ip).and_then(|entry| entry.tunnel);
+            return Some(Target::Workload(Endpoint {
+                address,
+                id: id.clone(),
+                tunnel: TunnelAddr(tunnel.unwrap_or_else(own_port)),
+            }));
+        }
+        let is_node = self.cluster.seen.get(&ip)?.who == Who::Node;
+        is_node.then_some(Target::Outside(address))
     }
 
     /// What the operator wrote goes first.
     fn identity_at(&self, address: IpAddr) -> Option<&SpiffeId> {
-        match self.workloads.get(&address) {
-            Some(entry) => Some(&entry.id),
-            None => self.cluster.pods.get(&address)?.id.as_ref(),
+        if let Some(entry) = self.workloads.get(&address) {
+            return Some(&entry.id);
+        }
+        match &self.cluster.seen.get(&address)?.who {
+            Who::Workload(id) => Some(id),
+            Who::Node | Who::Nobody => None,
+        }
+    }
+}
+
+impl Target {
+    /// Where the connection ends.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Workload(endpoint) => endpoint.address,
+            Self::Outside(address) => *address,
         }
     }
 }
@@ -223,9 +283,9 @@ mod tests;
 /// become known by and by.
 const QUESTIONS: usize = 8;
 
-/// The endpoints behind a port. One of the other family cannot take the
-/// client's source address, which the tunnel's packets carry.
-fn same_family(service: &Service, dst: SocketAddr) -> impl Iterator<Item = SocketAddr> {
-    let endpoints = service.0.get(&dst.port()).into_iter().flatten().copied();
+/// One of the other family cannot take the client's source address, which the
+/// packets towards it carry.
+fn same_family(endpoints: &[SocketAddr], dst: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let endpoints = endpoints.iter().copied();
     endpoints.filter(move |endpoint| endpoint.is_ipv4() == dst.is_ipv4())
 }

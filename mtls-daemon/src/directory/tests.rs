@@ -33,7 +33,11 @@ fn id(name: &str) -> SpiffeId {
 /// With a Service in front of 10.0.1.1 to 10.0.1.20.
 fn cluster() -> Cluster {
     let endpoints = (1..=20).map(|n| format!("10.0.1.{n}:8080").parse().unwrap());
-    let service = Service(HashMap::from([(80, endpoints.collect())]));
+    let behind = Behind {
+        workloads: endpoints.collect(),
+        addresses: Vec::new(),
+    };
+    let service = Service(HashMap::from([(80, behind)]));
     Cluster {
         answers: true,
         services: HashMap::from([(ip("10.96.0.5"), Arc::new(service))]),
@@ -51,8 +55,8 @@ fn directory(cluster: Cluster) -> Directory {
 }
 
 fn seen(cluster: &mut Cluster, address: &str, name: Option<&str>, asked: Option<Instant>) {
-    let id = name.map(id);
-    cluster.pods.insert(ip(address), Seen { id, asked });
+    let who = name.map_or(Who::Nobody, |name| Who::Workload(id(name)));
+    cluster.seen.insert(ip(address), Seen { who, asked });
 }
 
 #[test]
@@ -100,7 +104,7 @@ fn many_behind_a_service_become_known_by_and_by() {
     assert!(
         !directory
             .questions(dst("10.96.0.5:80"), now)
-            .contains(&known[0].address.ip())
+            .contains(&known[0].address().ip())
     );
     assert_eq!(directory.find(dst("10.96.0.5:81")), Destination::Unknown);
 }
@@ -128,4 +132,71 @@ fn what_lies_outside_the_networks_is_captured_too() {
         captured,
         ["10.0.0.0/16".parse().unwrap(), IpNet::from(ip("10.96.0.5"))]
     );
+}
+
+/// The API server, a pod whose network the operator forgot, and a `hostNetwork` pod.
+fn kubernetes() -> Cluster {
+    let at = |text: &str| text.parse().unwrap();
+    let behind = Behind {
+        workloads: vec![at("192.0.2.8:80"), at("192.0.2.9:80")],
+        addresses: vec![at("192.0.2.1:6443"), at("10.0.3.3:6443")],
+    };
+    Cluster {
+        answers: true,
+        services: HashMap::from([(
+            ip("10.96.0.1"),
+            Arc::new(Service(HashMap::from([(443, behind)]))),
+        )]),
+        networks: vec!["10.0.0.0/8".parse().unwrap()],
+        ..Cluster::default()
+    }
+}
+
+#[test]
+fn a_service_may_lead_outside_but_nobody_is_outside_for_want_of_knowledge() {
+    let (now, mut cluster, vip) = (Instant::now(), kubernetes(), dst("10.96.0.1:443"));
+    let outside = |text: &str| Target::Outside(text.parse().unwrap());
+    let unasked = directory(cluster.clone());
+    let api_server = Destination::Service(vec![outside("192.0.2.1:6443")]);
+    assert_eq!(unasked.find(vip), api_server);
+    let pods_and_mesh = ["192.0.2.8", "192.0.2.9", "10.0.3.3"].map(ip);
+    assert_eq!(unasked.questions(vip, now), pods_and_mesh);
+
+    seen(&mut cluster, "192.0.2.8", None, Some(now));
+    seen(&mut cluster, "10.0.3.3", None, Some(now));
+    let (who, asked) = (Who::Node, Some(now));
+    cluster.seen.insert(ip("192.0.2.9"), Seen { who, asked });
+    let answered = directory(cluster.clone());
+    let with_node = vec![outside("192.0.2.9:80"), outside("192.0.2.1:6443")];
+    assert_eq!(answered.find(vip), Destination::Service(with_node));
+    assert!(
+        !answered
+            .captured_networks()
+            .contains(&ip("192.0.2.9").into())
+    );
+
+    // Who has an identity is reached by it, wherever that is.
+    seen(&mut cluster, "192.0.2.9", Some("web"), Some(now));
+    seen(&mut cluster, "192.0.2.1", Some("web"), Some(now));
+    let Destination::Service(found) = directory(cluster).find(vip) else {
+        panic!("nobody is known");
+    };
+    assert!(
+        found.iter().all(|one| matches!(one, Target::Workload(_))),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_node_is_no_workload_and_not_unknown() {
+    let mut cluster = cluster();
+    assert_eq!(
+        directory(cluster.clone()).find(dst("10.0.9.1:10250")),
+        Destination::Unknown
+    );
+    let (who, asked) = (Who::Node, None);
+    cluster.seen.insert(ip("10.0.9.1"), Seen { who, asked });
+    let directory = directory(cluster);
+    assert_eq!(directory.find(dst("10.0.9.1:10250")), Destination::Node);
+    assert!(!directory.is_at(&id("web"), ip("10.0.9.1")));
 }

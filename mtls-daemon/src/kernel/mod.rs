@@ -181,6 +181,12 @@ impl Kernel {
             .set_networks(NetworkKey::NODE, mesh, excluded)
     }
 
+    /// The networks of the mesh, as the hooks know them: this daemon's, or the
+    /// one's before.
+    pub fn mesh(&self) -> Vec<IpNet> {
+        self.workloads.mesh()
+    }
+
     /// Until the first call after the maps were made, all of it is refused.
     pub fn set_policy(
         &mut self,

@@ -60,6 +60,15 @@ impl Networks {
         Ok(())
     }
 
+    /// The networks of the mesh in a table.
+    pub(super) fn mesh(&self, cookie: u64) -> Vec<IpNet> {
+        let table = self.tables.get(&cookie).into_iter().flatten();
+        table
+            .filter(|(_, bits)| **bits & MESH != 0)
+            .map(|(network, _)| *network)
+            .collect()
+    }
+
     pub(super) fn cookies(&self) -> Vec<u64> {
         self.tables.keys().copied().collect()
     }

@@ -274,6 +274,11 @@ impl Workloads {
     }
 
     /// Of the node (cookie 0) or of a workload.
+    /// The networks of the mesh that the hooks know of the node.
+    pub(super) fn mesh(&self) -> Vec<IpNet> {
+        self.networks.mesh(NetworkKey::NODE)
+    }
+
     pub(super) fn set_networks(
         &mut self,
         cookie: u64,

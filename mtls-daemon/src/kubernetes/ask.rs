@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use crate::spiffe::SpiffeId;
+use crate::directory::Who;
 
 use super::pods::{Pod, Rules};
 use super::services::PodRef;
@@ -19,53 +19,61 @@ pub(super) struct Hints {
     pub(super) pod: Option<PodRef>,
     /// The node that gives its pods such addresses.
     pub(super) node: Option<String>,
+    /// A node says that it is its own.
+    pub(super) of_node: bool,
 }
 
-/// The identity of the pod at `address`; `None` if no pod with an identity is
-/// there.
+/// Who is at `address`. A node may say what it likes of its own addresses, and
+/// of those of its pods with `hostNetwork`: whichever other pod is there counts.
 pub(super) async fn who(
     client: &Client,
     address: IpAddr,
     hints: Hints,
     rules: &Rules,
-) -> kube::Result<Option<SpiffeId>> {
+) -> kube::Result<Who> {
+    let mut of_node = hints.of_node;
     if let Some(named) = hints.pod {
         let pods: Api<core::Pod> = Api::namespaced(client.clone(), &named.namespace);
         let pod = pods.get_opt(&named.name).await?;
         let pod = pod.and_then(|pod| Pod::read(pod, rules));
-        let id = pod
-            .filter(|pod| pod.uid == named.uid)
-            .and_then(|pod| identity_at(&pod, address, rules));
-        if id.is_some() {
-            return Ok(id);
+        let pod = pod.filter(|pod| pod.uid == named.uid);
+        match pod.map(|pod| pod.at(address, rules)) {
+            Some(Who::Workload(id)) => return Ok(Who::Workload(id)),
+            Some(Who::Node) => of_node = true,
+            Some(Who::Nobody) | None => {}
         }
     }
     let by_address = format!("status.podIP={address}");
-    let found = among(client, &by_address, address, rules).await?;
-    match (found, hints.node) {
-        // That knows the first of a pod's addresses only.
-        (None, Some(node)) => {
+    match among(client, &by_address, address, rules).await? {
+        Who::Workload(id) => return Ok(Who::Workload(id)),
+        Who::Node => of_node = true,
+        Who::Nobody => {}
+    }
+    match hints.node {
+        // What was asked for knows the first of a pod's addresses only. And
+        // where pods have their addresses from, no node has its own.
+        Some(node) => {
             let on_node = format!("spec.nodeName={node}");
-            among(client, &on_node, address, rules).await
+            match among(client, &on_node, address, rules).await? {
+                Who::Workload(id) => Ok(Who::Workload(id)),
+                Who::Node | Who::Nobody => Ok(Who::Nobody),
+            }
         }
-        (found, _) => Ok(found),
+        None if of_node => Ok(Who::Node),
+        None => Ok(Who::Nobody),
     }
 }
 
-async fn among(
-    client: &Client,
-    fields: &str,
-    address: IpAddr,
-    rules: &Rules,
-) -> kube::Result<Option<SpiffeId>> {
+async fn among(client: &Client, fields: &str, address: IpAddr, rules: &Rules) -> kube::Result<Who> {
     let pods: Api<core::Pod> = Api::all(client.clone());
     let pods = pods.list(&ListParams::default().fields(fields)).await?;
-    let mut at_address = (pods.items.into_iter())
-        .filter_map(|pod| identity_at(&Pod::read(pod, rules)?, address, rules));
-    Ok(at_address.next())
-}
-
-fn identity_at(pod: &Pod, address: IpAddr, rules: &Rules) -> Option<SpiffeId> {
-    let is_there = pod.addresses.contains(&address);
-    is_there.then(|| pod.identity(rules)).flatten()
+    let mut found = Who::Nobody;
+    for pod in pods.items {
+        match Pod::read(pod, rules).map(|pod| pod.at(address, rules)) {
+            Some(Who::Workload(id)) => return Ok(Who::Workload(id)),
+            Some(Who::Node) => found = Who::Node,
+            Some(Who::Nobody) | None => {}
+        }
+    }
+    Ok(found)
 }

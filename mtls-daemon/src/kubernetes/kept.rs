@@ -11,6 +11,8 @@ pub(super) struct Kept<T> {
     /// A list that is still coming; it replaces `now` when it is whole.
     coming: HashMap<String, T>,
     is_whole: bool,
+    /// Told since the start, and not only known from before.
+    is_told: bool,
 }
 
 /// What an event changed.
@@ -28,11 +30,21 @@ impl<T> Default for Kept<T> {
             now: HashMap::new(),
             coming: HashMap::new(),
             is_whole: false,
+            is_told: false,
         }
     }
 }
 
 impl<T: PartialEq> Kept<T> {
+    /// As an earlier daemon knew them.
+    pub(super) fn known(now: HashMap<String, T>) -> Self {
+        Self {
+            now,
+            is_whole: true,
+            ..Self::default()
+        }
+    }
+
     /// `read` says what matters of an object, if anything does.
     pub(super) fn heed<K>(
         &mut self,
@@ -56,8 +68,13 @@ impl<T: PartialEq> Kept<T> {
                 let coming = std::mem::take(&mut self.coming);
                 let same = self.is_whole && self.now == coming;
                 self.now = coming;
-                self.is_whole = true;
-                if same { Change::Nothing } else { Change::All }
+                let first = !self.is_told;
+                (self.is_whole, self.is_told) = (true, true);
+                if same && !first {
+                    Change::Nothing
+                } else {
+                    Change::All
+                }
             }
             Event::Apply(object) => {
                 let key = key(&object);
@@ -84,6 +101,14 @@ impl<T: PartialEq> Kept<T> {
     /// Whether everything that there is has been told.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    pub(super) fn now(&self) -> &HashMap<String, T> {
+        &self.now
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&T> {
@@ -126,6 +151,18 @@ mod tests {
         assert_eq!(kept.get("a"), Some(&1));
         heed(&mut kept, Event::InitDone);
         assert_eq!((kept.get("a"), kept.get("b")), (None, Some(&2)));
+    }
+
+    #[test]
+    fn what_was_known_stands_until_a_whole_list_is_told() {
+        let mut kept = Kept::known(HashMap::from([("a".to_owned(), 1)]));
+        assert!(kept.is_whole() && !kept.is_told());
+        heed(&mut kept, Event::Init);
+        assert_eq!(kept.get("a"), Some(&1));
+        // Even one that says the same is news: now it is certain.
+        heed(&mut kept, Event::InitApply(("a", 1)));
+        assert_eq!(heed(&mut kept, Event::InitDone), Change::All);
+        assert!(kept.is_told());
     }
 
     #[test]

@@ -8,13 +8,15 @@ mod ask;
 mod kept;
 mod pods;
 mod probes;
+mod saved;
 mod services;
 mod store;
+mod text;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,18 +33,21 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{self, Config};
-use crate::directory::Cluster;
-use crate::spiffe::SpiffeId;
+use crate::directory::{Cluster, Who};
+use crate::locate;
 
 pub use pods::Rules;
-use store::{News, Store};
+use saved::{Saved, SavedError, Saver};
+use store::{News, NotKnown, Store};
 use watch::Told;
 
 /// What this node knows of its cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Everything has been listed at least once.
+    /// Everything is known, from the API server or from an earlier daemon.
     pub is_whole: bool,
+    /// The API server has told everything to this daemon.
+    pub is_told: bool,
     /// What keeps it from being told of changes.
     pub trouble: Option<String>,
     pub cluster: Arc<Cluster>,
@@ -72,11 +77,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Starts to watch, in tasks of the current `LocalSet`. `questions` are
-/// addresses that somebody wants to know about.
+/// Starts to watch, in tasks of the current `LocalSet`, from what an earlier
+/// daemon has saved. `questions` are addresses that somebody wants to know
+/// about, `cgroup2` is the mount of the unified cgroup tree.
 pub async fn start(
     kubernetes: &config::Kubernetes,
     config: &Config,
+    cgroup2: &Path,
     questions: mpsc::Receiver<IpAddr>,
 ) -> Result<latest::Receiver<Arc<Snapshot>>, KubernetesError> {
     let client = client(kubernetes).await?;
@@ -90,15 +97,37 @@ pub async fn start(
     };
     let (sender, snapshots) = latest::channel(Arc::default());
     let told = watch_everything(&client, &rules.node);
-    let observer = Observer {
-        store: Store::new(rules),
+    let saved = Saved(kubernetes.state.clone());
+    let store = from_disk(&saved, &rules, cgroup2).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the state on disk is not used, and written anew: until the API server has answered nothing is known of the cluster");
+        None
+    });
+    let mut observer = Observer {
+        store: store.unwrap_or_else(|| Store::new(rules)),
         client,
+        saver: Saver::new(saved, Instant::now()),
         troubles: BTreeMap::new(),
         asked: HashSet::new(),
         sender,
     };
+    observer.publish();
     spawn_local(observer.run(told, questions));
     Ok(snapshots)
+}
+
+/// What an earlier daemon of this node has saved.
+fn from_disk(saved: &Saved, rules: &Rules, cgroup2: &Path) -> Result<Option<Store>, SavedError> {
+    let Some(state) = saved.read()? else {
+        return Ok(None);
+    };
+    let here = |uids: Vec<&str>| locate::pods(uids, cgroup2);
+    let store = Store::known(rules.clone(), &state, Instant::now(), here);
+    let store = store.map_err(|error| match error {
+        NotKnown::OtherRules => SavedError::OtherRules(saved.0.clone()),
+        NotKnown::Unreadable(why) => saved.damaged(why),
+    })?;
+    tracing::info!(path = %saved.0.display(), "starting from what was known of the cluster");
+    Ok(Some(store))
 }
 
 async fn client(kubernetes: &config::Kubernetes) -> Result<Client, KubernetesError> {
@@ -167,6 +196,7 @@ fn watch_everything(client: &Client, node: &str) -> mpsc::Receiver<Told> {
 struct Observer {
     store: Store,
     client: Client,
+    saver: Saver,
     /// By the kind whose watch has it.
     troubles: BTreeMap<&'static str, String>,
     /// Addresses whose answer is on its way.
@@ -177,7 +207,7 @@ struct Observer {
 /// What came of a question.
 struct Answer {
     address: IpAddr,
-    said: Result<Option<SpiffeId>, String>,
+    said: Result<Who, String>,
 }
 
 impl Observer {
@@ -186,7 +216,11 @@ impl Observer {
         let mut tidy = Instant::now() + TIDY_EVERY;
         let mut publish_at: Option<Instant> = None;
         loop {
-            let due = publish_at.unwrap_or(tidy);
+            let save_at = self.saver.due();
+            let due = [publish_at, save_at]
+                .into_iter()
+                .flatten()
+                .fold(tidy, Instant::min);
             let changed = tokio::select! {
                 biased;
                 Some(told) = told.recv() => self.heed(told),
@@ -197,12 +231,17 @@ impl Observer {
                     }
                     false
                 }
+                () = self.saver.written() => false,
                 () = sleep_until(due) => {
-                    if publish_at.take().is_some() {
+                    let now = Instant::now();
+                    if publish_at.take_if(|at| *at <= now).is_some() {
                         self.publish();
                     }
-                    if tidy <= Instant::now() {
-                        tidy = Instant::now() + TIDY_EVERY;
+                    if save_at.is_some_and(|at| at <= now) {
+                        self.save();
+                    }
+                    if tidy <= now {
+                        tidy = now + TIDY_EVERY;
                         self.tidy();
                     }
                     false
@@ -254,8 +293,8 @@ impl Observer {
         let Answer { address, said } = answer;
         self.asked.remove(&address);
         match said {
-            Ok(id) => {
-                self.store.answer(address, id, Instant::now());
+            Ok(who) => {
+                self.store.answer(address, who, Instant::now());
                 true
             }
             Err(error) => {
@@ -271,9 +310,24 @@ impl Observer {
         }
     }
 
+    fn save(&mut self) {
+        let began = Instant::now();
+        let state = self.store.saved();
+        self.saver.write(state, began.elapsed());
+    }
+
     fn publish(&mut self) {
+        if self.store.is_whole() {
+            self.saver.changed(Instant::now());
+        }
         let trouble = self.troubles.values().next().cloned();
-        let snapshot = self.store.snapshot(trouble);
+        let snapshot = self.store.snapshot(trouble.or_else(|| self.told_before()));
         self.sender.send_replace(Arc::new(snapshot));
+    }
+
+    /// What is known is no news of the API server's.
+    fn told_before(&self) -> Option<String> {
+        let is_old = self.store.is_whole() && !self.store.is_told();
+        is_old.then(|| "it has not told everything since this daemon started".to_owned())
     }
 }

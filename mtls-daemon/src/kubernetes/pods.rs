@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source};
+use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 use super::probes;
@@ -27,7 +29,7 @@ pub struct Rules {
 }
 
 /// What matters of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pod {
     pub(super) namespace: String,
     name: String,
@@ -39,6 +41,7 @@ pub(super) struct Pod {
     /// Nothing of it runs any more, and its addresses may be another's.
     ended: bool,
     mode: Option<Mode>,
+    #[serde(with = "super::text")]
     excluded: Vec<IpNet>,
     excluded_outbound_ports: Vec<u16>,
     excluded_inbound_ports: Vec<u16>,
@@ -95,6 +98,18 @@ impl Pod {
             .template
             .id(&rules.trust_domain, namespace, account)
             .ok()
+    }
+
+    /// Who it makes be at `address`.
+    pub(super) fn at(&self, address: IpAddr, rules: &Rules) -> Who {
+        if self.ended || !self.addresses.contains(&address) {
+            return Who::Nobody;
+        }
+        match self.identity(rules) {
+            Some(id) => Who::Workload(id),
+            None if self.host_network => Who::Node,
+            None => Who::Nobody,
+        }
     }
 
     /// As a workload of this node. `of_namespace` is what its namespace's
@@ -288,6 +303,12 @@ mod tests {
             let ended = pod(&json!({}), &plain(), &json!({"phase": phase}));
             assert_eq!(ended.identity(&rules()), None);
         }
+        let at = |phase: &str| {
+            let status = json!({"phase": phase, "podIPs": [{"ip": "192.0.2.7"}]});
+            let pod = pod(&json!({}), &host, &status);
+            pod.at("192.0.2.7".parse().unwrap(), &rules())
+        };
+        assert_eq!([at("Running"), at("Failed")], [Who::Node, Who::Nobody]);
         let nameless = json!({"containers": []});
         let id = pod(&json!({}), &nameless, &json!({})).identity(&rules());
         assert!(id.unwrap().as_str().ends_with("/sa/default"));

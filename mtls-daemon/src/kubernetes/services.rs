@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use serde::{Deserialize, Serialize};
 
-use crate::directory;
+use crate::directory::{self, Behind};
 
 /// What matters of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Service {
     /// Of each family; none if it is headless.
     pub(super) addresses: Vec<IpAddr>,
@@ -20,7 +21,7 @@ pub(super) struct Service {
 }
 
 /// What matters of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Slice {
     /// `namespace/name` of its Service.
     pub(super) service: String,
@@ -29,13 +30,13 @@ pub(super) struct Slice {
 }
 
 /// A TCP port and its name, which pairs a Service's with its slices'.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Port {
     name: String,
     number: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Endpoint {
     pub(super) address: IpAddr,
     ready: bool,
@@ -46,7 +47,7 @@ pub(super) struct Endpoint {
 }
 
 /// The pod that an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct PodRef {
     pub(super) namespace: String,
     pub(super) name: String,
@@ -92,19 +93,32 @@ impl Service {
                     .into_iter()
                     .flatten()
             });
-            let at = |(endpoint, port): (&Endpoint, u16)| SocketAddr::new(endpoint.address, port);
             let ready = all.clone().filter(|(endpoint, _)| endpoint.ready);
-            let mut chosen: Vec<SocketAddr> = ready.map(at).collect();
-            if chosen.is_empty() {
-                let ending = all.filter(|(endpoint, _)| endpoint.last_resort);
-                chosen = ending.map(at).collect();
+            let mut behind = behind(ready);
+            if behind == Behind::default() {
+                behind = self::behind(all.filter(|(endpoint, _)| endpoint.last_resort));
             }
-            chosen.sort_unstable();
-            chosen.dedup();
-            table.insert(port.number, chosen);
+            table.insert(port.number, behind);
         }
         directory::Service(table)
     }
+}
+
+fn behind<'a>(chosen: impl Iterator<Item = (&'a Endpoint, u16)>) -> Behind {
+    let mut behind = Behind::default();
+    for (endpoint, port) in chosen {
+        let list = match endpoint.pod {
+            Some(_) => &mut behind.workloads,
+            None => &mut behind.addresses,
+        };
+        list.push(SocketAddr::new(endpoint.address, port));
+    }
+    for list in [&mut behind.workloads, &mut behind.addresses] {
+        list.sort_unstable();
+        list.dedup();
+        list.shrink_to_fit();
+    }
+    behind
 }
 
 impl Slice {
@@ -190,7 +204,10 @@ mod tests {
 
     fn endpoints(service: &Service, slices: &[Slice], port: u16) -> Vec<String> {
         let table = service.table(slices.iter(), "a");
-        let found = table.0.get(&port).into_iter().flatten();
+        let Some(behind) = table.0.get(&port) else {
+            return Vec::new();
+        };
+        let found = behind.workloads.iter().chain(&behind.addresses);
         found.map(ToString::to_string).collect()
     }
 
@@ -285,6 +302,22 @@ mod tests {
             uid: "u1".to_owned(),
         };
         assert_eq!(pods, [Some(pod), None]);
+    }
+
+    #[test]
+    fn whom_no_pod_stands_for_is_a_plain_address() {
+        let service = service(&json!({"clusterIPs": ["10.96.0.1"], "ports": [{"port": 443}]}));
+        let slice = slice(
+            &json!([{"port": 6443}]),
+            &json!([
+                {"addresses": ["192.0.2.1"]},
+                {"addresses": ["10.0.1.4"], "targetRef": {"kind": "Pod", "name": "web-1", "uid": "u1"}},
+            ]),
+        );
+        let table = service.table([slice].iter(), "a");
+        let behind = &table.0[&443];
+        assert_eq!(behind.addresses, ["192.0.2.1:6443".parse().unwrap()]);
+        assert_eq!(behind.workloads, ["10.0.1.4:6443".parse().unwrap()]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Everything that is known of the cluster, and what this node makes of it.
 
+mod state;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,17 +14,19 @@ use k8s_openapi::api::networking::v1 as networking;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::config::Mode;
-use crate::directory::{self, Cluster, Seen};
-use crate::spiffe::SpiffeId;
+use crate::directory::{self, Cluster, Seen, Who};
 
 use super::Snapshot;
 use super::ask::Hints;
 use super::kept::{Change, Kept};
 use super::pods::{Pod, Rules, mode};
 use super::services::{PodRef, Service, Slice};
+
+pub(super) use state::NotKnown;
 
 /// News of one kind of object.
 pub(super) enum News {
@@ -44,14 +48,25 @@ pub(super) struct Store {
     services: Kept<Service>,
     slices: Kept<Slice>,
     slices_of: HashMap<String, BTreeSet<String>>,
-    nodes: Kept<Vec<IpNet>>,
-    networks: Kept<Vec<IpNet>>,
+    nodes: Kept<Node>,
+    networks: Kept<Networks>,
     answers: HashMap<IpAddr, Seen>,
     /// Ready to be looked up, by the Service.
     tables: HashMap<String, Arc<directory::Service>>,
     /// Services whose table is to be made again.
     outdated: HashSet<String>,
 }
+
+/// What matters of a node.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Node {
+    /// Where its pods have their addresses from.
+    networks: Networks,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Networks(#[serde(with = "super::text")] Vec<IpNet>);
 
 /// An answer that nobody has asked for again in this time is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
@@ -102,10 +117,7 @@ impl Store {
                 changed(&change)
             }
             News::Slice(event) => self.heed_slice(*event),
-            News::Node(event) => changed(&self.nodes.heed(*event, key, |node| {
-                let cidrs = node.spec?.pod_cidrs.unwrap_or_default();
-                Some(networks(&cidrs))
-            })),
+            News::Node(event) => changed(&self.nodes.heed(*event, key, Node::read)),
             News::Networks(event) => changed(&self.networks.heed(*event, key, |cidr| {
                 Some(networks(&cidr.spec?.cidrs.unwrap_or_default()))
             })),
@@ -146,11 +158,7 @@ impl Store {
                 }
             }
             Change::All => {
-                self.slices_of.clear();
-                for (key, slice) in self.slices.iter() {
-                    let keys = self.slices_of.entry(slice.service.clone()).or_default();
-                    keys.insert(key.clone());
-                }
+                self.sort_slices();
                 // What happened meanwhile nobody has told.
                 self.answers.clear();
                 self.all_outdated();
@@ -158,6 +166,14 @@ impl Store {
             Change::Nothing => {}
         }
         changed(&change)
+    }
+
+    fn sort_slices(&mut self) {
+        self.slices_of.clear();
+        for (key, slice) in self.slices.iter() {
+            let keys = self.slices_of.entry(slice.service.clone()).or_default();
+            keys.insert(key.clone());
+        }
     }
 
     /// An address that left a slice, or is another pod's now, is asked for
@@ -181,19 +197,20 @@ impl Store {
     }
 
     /// What the API server said of an address when it was asked.
-    pub(super) fn answer(&mut self, address: IpAddr, id: Option<SpiffeId>, asked: Instant) {
+    pub(super) fn answer(&mut self, address: IpAddr, who: Who, asked: Instant) {
         let asked = Some(asked);
-        self.answers.insert(address, Seen { id, asked });
+        self.answers.insert(address, Seen { who, asked });
     }
 
     pub(super) fn hints(&self, address: IpAddr) -> Hints {
-        let of_node = |networks: &[IpNet]| networks.iter().any(|net| net.contains(&address));
+        let gives = |node: &Node| node.networks.0.iter().any(|net| net.contains(&address));
         let mut nodes = self.nodes.iter();
         Hints {
             pod: self.pod_at(address),
             node: nodes
-                .find(|(_, networks)| of_node(networks))
+                .find(|(_, node)| gives(node))
                 .map(|(name, _)| name.clone()),
+            of_node: (self.nodes.values()).any(|node| node.addresses.contains(&address)),
         }
     }
 
@@ -216,12 +233,22 @@ impl Store {
             && self.networks.is_whole()
     }
 
+    /// And has told it to this daemon, not to an earlier one.
+    pub(super) fn is_told(&self) -> bool {
+        self.pods.is_told()
+            && self.namespaces.is_told()
+            && self.services.is_told()
+            && self.slices.is_told()
+            && self.nodes.is_told()
+            && self.networks.is_told()
+    }
+
     /// Answers that are not used any more, unless nobody could give new ones.
     pub(super) fn forget_old_answers(&mut self, now: Instant) {
         self.answers.retain(|_, seen| {
-            let limit = match seen.id {
-                Some(_) => FORGET,
-                None => FORGET_NOBODY,
+            let limit = match seen.who {
+                Who::Workload(_) | Who::Node => FORGET,
+                Who::Nobody => FORGET_NOBODY,
             };
             let age = |asked| now.saturating_duration_since(asked);
             seen.asked.is_none_or(|asked| age(asked) < limit)
@@ -237,22 +264,27 @@ impl Store {
             };
         }
         let services = self.lookup_tables();
-        let mut pods = self.answers.clone();
+        let mut seen = self.answers.clone();
         for pod in self.pods.values() {
-            let id = pod.identity(&self.rules);
-            for &address in pod.addresses.iter().filter(|_| id.is_some()) {
-                let (id, asked) = (id.clone(), None);
-                pods.insert(address, Seen { id, asked });
+            for &address in &pod.addresses {
+                let (who, asked) = (pod.at(address, &self.rules), None);
+                match who {
+                    Who::Workload(_) => drop(seen.insert(address, Seen { who, asked })),
+                    // Asking tells more.
+                    Who::Node | Who::Nobody => {}
+                }
             }
         }
-        let networks = self.nodes.values().chain(self.networks.values());
-        let networks: BTreeSet<IpNet> = networks.flatten().copied().collect();
+        let of_nodes = self.nodes.values().map(|node| &node.networks);
+        let networks = of_nodes.chain(self.networks.values());
+        let networks: BTreeSet<IpNet> = networks.flat_map(|Networks(all)| all).copied().collect();
         Snapshot {
             is_whole: true,
+            is_told: self.is_told(),
             trouble,
             cluster: Arc::new(Cluster {
                 answers: true,
-                pods,
+                seen,
                 services,
                 networks: networks.into_iter().collect(),
             }),
@@ -292,6 +324,22 @@ impl Store {
     }
 }
 
+impl Node {
+    fn read(node: core::Node) -> Option<Self> {
+        let cidrs = node.spec.and_then(|spec| spec.pod_cidrs);
+        let addresses = node.status.and_then(|status| status.addresses);
+        let addresses = addresses.unwrap_or_default();
+        Some(Self {
+            networks: networks(&cidrs.unwrap_or_default()),
+            // Names are among them.
+            addresses: addresses
+                .iter()
+                .filter_map(|it| it.address.parse().ok())
+                .collect(),
+        })
+    }
+}
+
 fn changed<T>(change: &Change<T>) -> bool {
     !matches!(change, Change::Nothing)
 }
@@ -305,149 +353,9 @@ fn key<K: Resource>(object: &K) -> String {
     }
 }
 
-fn networks(cidrs: &[String]) -> Vec<IpNet> {
-    cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
+fn networks(cidrs: &[String]) -> Networks {
+    Networks(cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde::de::DeserializeOwned;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn apply<T: DeserializeOwned>(object: &Value) -> Box<Event<T>> {
-        let object = serde_json::from_value(object.clone());
-        Box::new(Event::Apply(object.unwrap()))
-    }
-
-    fn whole() -> Store {
-        let mut store = Store::new(Rules::for_tests());
-        store.heed(News::Pod(Box::new(Event::InitDone)));
-        store.heed(News::Namespace(Box::new(Event::InitDone)));
-        store.heed(News::Service(Box::new(Event::InitDone)));
-        store.heed(News::Slice(Box::new(Event::InitDone)));
-        store.heed(News::Node(Box::new(Event::InitDone)));
-        store.heed(News::Networks(Box::new(Event::InitDone)));
-        store
-    }
-
-    fn pod() -> News {
-        News::Pod(apply(&json!({
-            "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
-            "spec": {"containers": [], "serviceAccountName": "web"},
-            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.1.4"}]},
-        })))
-    }
-
-    fn namespace(labels: &Value) -> News {
-        let namespace = json!({"metadata": {"name": "shop", "labels": labels}});
-        News::Namespace(apply(&namespace))
-    }
-
-    fn slice(address: &str, uid: &str) -> News {
-        News::Slice(apply(&json!({
-            "metadata": {
-                "name": "web-1", "namespace": "shop",
-                "labels": {"kubernetes.io/service-name": "web"},
-            },
-            "addressType": "IPv4", "ports": [{"port": 8080}],
-            "endpoints": [{
-                "addresses": [address], "targetRef": {"kind": "Pod", "name": "web-9", "uid": uid},
-            }],
-        })))
-    }
-
-    fn service() -> News {
-        News::Service(apply(&json!({
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]},
-        })))
-    }
-
-    #[test]
-    fn nothing_is_said_of_a_cluster_that_is_not_known_whole() {
-        let mut store = Store::new(Rules::for_tests());
-        store.heed(pod());
-        store.heed(News::Pod(Box::new(Event::InitDone)));
-        let snapshot = store.snapshot(None);
-        assert!(!snapshot.is_whole && !snapshot.cluster.answers);
-        assert!(whole().snapshot(None).is_whole);
-    }
-
-    #[test]
-    fn a_pod_waits_for_its_namespace() {
-        let mut store = whole();
-        store.heed(pod());
-        assert_eq!(store.snapshot(None).workloads, []);
-        store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"})));
-        assert_eq!(store.snapshot(None).workloads[0].mode, Some(Mode::Strict));
-        assert!(!store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"}))));
-        assert!(store.heed(namespace(&json!({}))));
-        assert_eq!(store.snapshot(None).workloads[0].mode, Some(Mode::Off));
-    }
-
-    #[test]
-    fn a_service_follows_its_slices_whichever_comes_first() {
-        let address: IpAddr = "10.96.0.5".parse().unwrap();
-        let endpoints = |store: &mut Store| {
-            let snapshot = store.snapshot(None);
-            let service = snapshot.cluster.services.get(&address)?;
-            Some(
-                service.0[&80]
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>(),
-            )
-        };
-        let mut store = whole();
-        store.heed(slice("10.0.2.4", "u9"));
-        assert_eq!(endpoints(&mut store), None);
-        store.heed(service());
-        assert_eq!(endpoints(&mut store).unwrap(), ["10.0.2.4:8080"]);
-        store.heed(slice("10.0.2.5", "u9"));
-        assert_eq!(endpoints(&mut store).unwrap(), ["10.0.2.5:8080"]);
-    }
-
-    #[test]
-    fn an_answer_ends_with_the_pod_that_it_was_about() {
-        let address: IpAddr = "10.0.2.4".parse().unwrap();
-        let mut store = whole();
-        store.heed(slice("10.0.2.4", "u9"));
-        assert_eq!(store.pod_at(address).unwrap().name, "web-9");
-        let id: SpiffeId = "spiffe://example.org/ns/shop/sa/web".parse().unwrap();
-        store.answer(address, Some(id), Instant::now());
-        assert!(store.snapshot(None).cluster.pods.contains_key(&address));
-        // Another pod has taken the address.
-        store.heed(slice("10.0.2.4", "u10"));
-        assert!(!store.snapshot(None).cluster.pods.contains_key(&address));
-    }
-
-    #[test]
-    fn a_node_is_known_by_the_networks_of_its_pods() {
-        let mut store = whole();
-        store.heed(News::Node(apply(&json!({
-            "metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24", "fd00:2::/64"]},
-        }))));
-        let node = |store: &Store, ip: &str| store.hints(ip.parse().unwrap()).node;
-        assert_eq!(node(&store, "fd00:2::9").as_deref(), Some("b"));
-        assert_eq!(node(&store, "fd00:3::9"), None);
-        let networks = store.snapshot(None).cluster.networks.clone();
-        assert_eq!(networks.len(), 2);
-    }
-
-    #[test]
-    fn answers_are_forgotten_nobody_sooner_than_somebody() {
-        let (here, gone): (IpAddr, IpAddr) =
-            ("10.0.2.4".parse().unwrap(), "10.0.2.5".parse().unwrap());
-        let id: SpiffeId = "spiffe://example.org/ns/shop/sa/web".parse().unwrap();
-        let (mut store, now) = (whole(), Instant::now());
-        store.answer(here, Some(id), now);
-        store.answer(gone, None, now);
-        store.forget_old_answers(now + FORGET_NOBODY);
-        let pods = store.snapshot(None).cluster;
-        assert!(pods.pods.contains_key(&here) && !pods.pods.contains_key(&gone));
-        store.forget_old_answers(now + FORGET);
-        assert!(store.snapshot(None).cluster.pods.is_empty());
-    }
-}
+mod tests;

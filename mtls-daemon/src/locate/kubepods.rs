@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 /// How deep a kubelet's `cgroupRoot`, or that of a node in a container, may lie.
 const DEPTH: usize = 4;
 
-/// The pod's cgroup.
-pub(super) fn find(uid: &str, cgroup2: &Path) -> Option<PathBuf> {
-    roots(cgroup2)
-        .iter()
-        .flat_map(|root| candidates(root, uid))
-        .find(|path| path.is_dir())
+/// The kubelets of this machine, by their pods' roots.
+pub(super) struct Kubelets(Vec<PathBuf>);
+
+impl Kubelets {
+    pub(super) fn look(cgroup2: &Path) -> Self {
+        Self(roots(cgroup2))
+    }
+
+    /// The pod's cgroup.
+    pub(super) fn find(&self, uid: &str) -> Option<PathBuf> {
+        let all = self.0.iter().flat_map(|root| candidates(root, uid));
+        all.into_iter().find(|path| path.is_dir())
+    }
 }
 
 /// Whether a folder in a pod's is a container's. CRI-O's monitor runs in the
@@ -87,8 +94,9 @@ mod tests {
             let pod = root.join(tree);
             std::fs::create_dir_all(pod.join("cri-containerd-5a1c.scope")).unwrap();
             std::fs::create_dir_all(root.join("system.slice/containerd.service")).unwrap();
-            let found = find(UID, &root);
-            let other = find("11111111-9a3f-4d3e-8f57-3c1d2b7a9e10", &root);
+            let kubelets = Kubelets::look(&root);
+            let found = kubelets.find(UID);
+            let other = kubelets.find("11111111-9a3f-4d3e-8f57-3c1d2b7a9e10");
             std::fs::remove_dir_all(&root).unwrap();
             assert_eq!(found, Some(pod));
             assert_eq!(other, None);

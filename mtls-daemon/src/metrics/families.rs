@@ -59,7 +59,7 @@ families! {
     POLICY_DECISIONS = Counter "mtls_policy_decisions_total" ["rule", "decision"]
         "Inbound connections by the policy's rule that decided: `NAME[n]` in the order of the file, `no_policy` where no ALLOW policy selects the workload, `no_rule` where none of their rules matches. `dry_run_allowed` and `dry_run_denied` are what dry runs would make of it.";
     PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
-        "Connections that the kernel programs let pass in clear, as configured.";
+        "Connections in clear, as configured: let pass by the kernel programs, or carried by the daemon.";
     BYPASS_BLOCKED = Counter "mtls_bypass_blocked_total" ["hook"]
         "Packets and calls that tried to get past the daemon and were stopped in the kernel.";
     HOOK_EVENTS = Counter "mtls_hook_events_total" ["hook", "outcome"]

@@ -9,10 +9,10 @@ use super::labels::{Direction, Labels, Plaintext};
 use super::sheet::Sheet;
 use super::{HookCount, KernelFigures};
 
-pub(super) fn render(sheet: &mut Sheet, kernel: &KernelFigures) {
+/// `plaintext`: what the daemon itself carried in clear.
+pub(super) fn render(sheet: &mut Sheet, kernel: &KernelFigures, mut plaintext: InClear) {
     // A first event must show as a rise from 0.
     let mut blocked: BTreeMap<&str, u64> = BLOCKING.map(|hook| (hook.word(), 0)).into();
-    let mut plaintext = [0; <(Direction, Plaintext)>::COUNT];
     for &HookCount {
         hook,
         outcome,
@@ -46,6 +46,9 @@ pub(super) fn render(sheet: &mut Sheet, kernel: &KernelFigures) {
         sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
     }
 }
+
+/// Connections in clear, by direction and reason.
+pub(super) type InClear = [u64; <(Direction, Plaintext)>::COUNT];
 
 /// Hooks that stop what gets past the redirection.
 const BLOCKING: [Hook; 4] = [

@@ -56,6 +56,7 @@ struct Shard {
     bytes: Table<(Direction, Towards)>,
     limits: Table<Limit>,
     unknown_workloads: Cell,
+    plaintext: Table<(Direction, Plaintext)>,
     revocation_unknown: Table<Direction>,
     proofs: Table<(Direction, Outcome)>,
     decisions: decisions::Decisions,
@@ -183,7 +184,7 @@ impl Metrics {
         let mut sheet = Sheet::default();
         self.render_counts(&mut sheet);
         self.render_facts(&mut sheet);
-        kernel::render(&mut sheet, kernel);
+        kernel::render(&mut sheet, kernel, self.in_clear());
         render_node(&mut sheet, node);
         process::render(&mut sheet);
         sheet.number(families::PROCESS_START, &[], unix_seconds(self.0.started));
@@ -228,6 +229,12 @@ impl Metrics {
         decisions::render(sheet, shards);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
+    }
+
+    fn in_clear(&self) -> kernel::InClear {
+        let shards = lock(&self.0.shards);
+        let sum = |index| shards.iter().map(|shard| shard.plaintext.get(index)).sum();
+        std::array::from_fn(sum)
     }
 
     fn render_facts(&self, sheet: &mut Sheet) {
@@ -392,6 +399,11 @@ impl ThreadMetrics {
 
     pub fn limit_reached(&self, limit: Limit) {
         self.shard.limits.at(limit).add(1);
+    }
+
+    /// The daemon carries a connection without a tunnel.
+    pub fn carried_in_clear(&self, direction: Direction, why: Plaintext) {
+        self.shard.plaintext.at((direction, why)).add(1);
     }
 
     pub fn unknown_workload(&self) {

@@ -55,10 +55,10 @@ impl Node {
             .collect()
     }
 
-    /// Nobody has said yet which pods are on this node.
+    /// Nobody has said yet which pods are on this node now.
     fn awaits_cluster(&self) -> bool {
         let cluster = self.cluster.borrow();
-        cluster.as_ref().is_some_and(|snapshot| !snapshot.is_whole)
+        cluster.as_ref().is_some_and(|snapshot| !snapshot.is_told)
     }
 
     /// Whether nothing that the configuration enrols is where a network

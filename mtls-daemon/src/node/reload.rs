@@ -8,6 +8,7 @@ use tokio::sync::watch::{self, Receiver};
 use tokio::task::spawn_local;
 
 use crate::config::{self, Config, Mode, Place};
+use crate::directory::Cluster;
 use crate::facts::Facts;
 use crate::identity::{NoSource, Renewals, WorkloadIdentity};
 use crate::kernel::KernelError;
@@ -120,11 +121,20 @@ impl Node {
 
     /// What the workers are to know; of the networks in it the hooks know.
     pub(super) fn newest_facts(&self, config: &Config) -> Result<Arc<Facts>, KernelError> {
-        let cluster = self.cluster.borrow().clone().unwrap_or_default();
-        let facts = Facts::new(config, Arc::clone(&cluster.cluster));
-        let facts = facts.after(&self.facts.borrow());
-        let captured = facts.directory.captured_networks();
         let mut kernel = self.kernel.borrow_mut();
+        let cluster = match &*self.cluster.borrow() {
+            Some(snapshot) if snapshot.is_told => Arc::clone(&snapshot.cluster),
+            // Which networks are the mesh's is not certain yet: those that were
+            // stay, or what was refused a moment ago would go out in clear.
+            Some(snapshot) => {
+                let mut cluster = Cluster::clone(&snapshot.cluster);
+                cluster.networks.extend(kernel.mesh());
+                Arc::new(cluster)
+            }
+            None => Arc::default(),
+        };
+        let facts = Facts::new(config, cluster).after(&self.facts.borrow());
+        let captured = facts.directory.captured_networks();
         kernel.set_networks(&captured, &config.network.excluded)?;
         Ok(Arc::new(facts))
     }

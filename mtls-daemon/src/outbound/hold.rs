@@ -18,11 +18,10 @@ use crate::metrics::{HeldConnect, Limit};
 use crate::netns;
 use crate::reason::Reason;
 use crate::refused::Refused;
-use crate::tunnel::Stream;
 use crate::workload::Workload;
 
 use super::waiting::{Attempt, Ends, Entered, Waiting};
-use super::{Captured, Outbound};
+use super::{Captured, Established, Outbound};
 
 /// A connection of an application that waits in connect().
 pub struct Held {
@@ -75,11 +74,11 @@ impl Outbound {
                     .refused(&flow, &Refused::from(Reason::ResetByLocalApp));
                 self.holds.leave(held.attempt());
             }
-            Ok(stream) => {
+            Ok(established) => {
                 let (sender, taken) = oneshot::channel();
                 let answer = Answer {
                     flow,
-                    stream,
+                    established,
                     _taken: sender,
                 };
                 if !self.holds.answered(held.attempt(), answer) {
@@ -154,19 +153,19 @@ pub type Holds = Waiting<Answer>;
 
 pub struct Answer {
     flow: Flow,
-    stream: Stream,
+    established: Established,
     /// Dropped with this.
     _taken: oneshot::Sender<()>,
 }
 
 impl Holds {
-    /// The stream of an accepted connection that waited.
-    pub fn of(&self, captured: &Captured) -> Option<(Flow, Stream)> {
+    /// What leads to the peer of an accepted connection that waited.
+    pub(super) fn of(&self, captured: &Captured) -> Option<(Flow, Established)> {
         let answer = self.take(Ends {
             instance: captured.workload.netns.cookie(),
             source: captured.source,
             captured_at: captured.socket.local_addr().ok()?,
         })?;
-        Some((answer.flow, answer.stream))
+        Some((answer.flow, answer.established))
     }
 }

@@ -11,7 +11,7 @@ mod worker;
 
 pub use control_plane::{ControlPlane, Kubelets};
 pub use installed::Installed;
-pub use stand_in::{Kubepod, StandIn};
+pub use stand_in::{HostPod, Kubepod, StandIn};
 pub use worker::Worker;
 
 /// What stories and the demo run in a cluster.

@@ -12,6 +12,12 @@ use crate::process::{Process, Spawn};
 
 use super::ControlPlane;
 
+/// A pod in its node's network: an object, and what runs in it is the node's.
+pub struct HostPod {
+    namespace: String,
+    name: String,
+}
+
 /// Stands in for the kubelet of a node.
 pub struct StandIn {
     node: Node,
@@ -47,19 +53,28 @@ impl StandIn {
         })
     }
 
-    /// A pod as somebody made it, bound to the node: nothing of it runs yet.
-    pub fn pod(&self, plane: &ControlPlane, manifest: &Value) -> Result<Kubepod> {
+    /// A pod with `hostNetwork`.
+    pub fn host_network_pod(&self, plane: &ControlPlane, manifest: &Value) -> Result<HostPod> {
         let mut manifest = manifest.clone();
+        manifest["spec"]["hostNetwork"] = true.into();
+        let (namespace, name) = self.bind(plane, manifest)?;
+        Ok(HostPod { namespace, name })
+    }
+
+    /// Makes the pod, bound to the node; its namespace and name.
+    fn bind(&self, plane: &ControlPlane, mut manifest: Value) -> Result<(String, String)> {
         manifest["apiVersion"] = "v1".into();
         manifest["kind"] = "Pod".into();
         manifest["spec"]["nodeName"] = self.node.name().into();
         manifest["spec"]["containers"] = json!([{"name": "app", "image": "app"}]);
         plane.apply(&manifest)?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (namespace, name) = (
-            text(&manifest["metadata"]["namespace"]),
-            text(&manifest["metadata"]["name"]),
-        );
+        let metadata = &manifest["metadata"];
+        Ok((text(&metadata["namespace"]), text(&metadata["name"])))
+    }
+
+    /// A pod as somebody made it, bound to the node: nothing of it runs yet.
+    pub fn pod(&self, plane: &ControlPlane, manifest: &Value) -> Result<Kubepod> {
+        let (namespace, name) = self.bind(plane, manifest.clone())?;
         let made = plane.get(&["pod", "-n", &namespace, &name])?;
         let uid = text(&made["metadata"]["uid"]);
         if uid.is_empty() {
@@ -105,19 +120,7 @@ impl Kubepod {
     }
 
     pub fn patch_status(&self, plane: &ControlPlane, status: &Value) -> Result {
-        let patch = json!({ "status": status }).to_string();
-        let words = [
-            "patch",
-            "pod",
-            "-n",
-            &self.namespace,
-            &self.name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &patch,
-        ];
-        plane.kubectl(&words).map(drop)
+        patch_status(plane, &self.namespace, &self.name, status)
     }
 
     /// Takes it out of the API server, whatever still runs of it.
@@ -137,4 +140,36 @@ impl Kubepod {
     fn addresses(&self) -> [String; 2] {
         Family::BOTH.map(|family| self.pod.address(family).to_string())
     }
+}
+
+impl HostPod {
+    /// Tells the API server that it runs and is ready, at its node's address.
+    pub fn report(&self, plane: &ControlPlane, node: &Node) -> Result {
+        let ip = node.wire_address(Family::V4);
+        let status = json!({
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": ip,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        });
+        patch_status(plane, &self.namespace, &self.name, &status)
+    }
+}
+
+fn patch_status(plane: &ControlPlane, namespace: &str, name: &str, status: &Value) -> Result {
+    let patch = json!({ "status": status }).to_string();
+    let words = [
+        "patch",
+        "pod",
+        "-n",
+        namespace,
+        name,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    plane.kubectl(&words).map(drop)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

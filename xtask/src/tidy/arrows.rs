@@ -28,7 +28,10 @@ const FLOORS: &[&[Room]] = &[
         "config locate identity directory kubernetes workload policy facts",
     )],
     &[room("kernel", "kernel"), room("wire", "tls tunnel")],
-    &[room("carriage", "credentials handshake tunnels flow")],
+    &[room(
+        "carriage",
+        "credentials handshake tunnels direct flow",
+    )],
     &[room("pool", "health pool"), room("listener", "listener")],
     &[
         room("outbound", "answers outbound"),

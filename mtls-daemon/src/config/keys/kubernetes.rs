@@ -6,7 +6,7 @@ use super::Shape::{IdTemplate, LabelPrefix, Name, Path};
 use super::{Key, MODES, key};
 
 #[rustfmt::skip]
-pub(super) const KUBERNETES: [Key; 6] = [
+pub(super) const KUBERNETES: [Key; 7] = [
     key("node_name", Name, Unset("`NODE_NAME` of the environment, or else `node.name`"), Restart, r#""node-a""#,
         "The node's name in the cluster. A DaemonSet sets `NODE_NAME` from `spec.nodeName`."),
     key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
@@ -19,4 +19,6 @@ pub(super) const KUBERNETES: [Key; 6] = [
         "Mode of the pods of which no label speaks."),
     key("kubelet_cgroup", Path, Unset("its probes are refused, but at excluded ports"), Restart, r#""/sys/fs/cgroup/system.slice/kubelet.service""#,
         "The cgroup2 folder that the kubelet runs in. Its probes of enrolled pods come in, in clear, at the ports of their liveness, readiness and startup probes, and nobody else's; also while the daemon is down."),
+    key("state", Path, Is(r#""/var/lib/mtls-daemon/cluster""#), Restart, r#""/var/lib/mtls-daemon/cluster""#,
+        "File in which the daemon keeps what it knows of the cluster, for a start while the API server is away. Each daemon of a machine has its own. Its folder is made with mode 0700 if it is not there."),
 ];

@@ -1,0 +1,204 @@
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::state::NotKnown;
+use super::*;
+
+fn apply<T: DeserializeOwned>(object: &Value) -> Box<Event<T>> {
+    let object = serde_json::from_value(object.clone());
+    Box::new(Event::Apply(object.unwrap()))
+}
+
+fn whole() -> Store {
+    let mut store = Store::new(Rules::for_tests());
+    store.heed(News::Pod(Box::new(Event::InitDone)));
+    store.heed(News::Namespace(Box::new(Event::InitDone)));
+    store.heed(News::Service(Box::new(Event::InitDone)));
+    store.heed(News::Slice(Box::new(Event::InitDone)));
+    store.heed(News::Node(Box::new(Event::InitDone)));
+    store.heed(News::Networks(Box::new(Event::InitDone)));
+    store
+}
+
+fn pod() -> News {
+    News::Pod(apply(&json!({
+        "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
+        "spec": {"containers": [], "serviceAccountName": "web"},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.1.4"}]},
+    })))
+}
+
+fn namespace(labels: &Value) -> News {
+    let namespace = json!({"metadata": {"name": "shop", "labels": labels}});
+    News::Namespace(apply(&namespace))
+}
+
+fn slice(address: &str, uid: &str) -> News {
+    News::Slice(apply(&json!({
+        "metadata": {
+            "name": "web-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "web"},
+        },
+        "addressType": "IPv4", "ports": [{"port": 8080}],
+        "endpoints": [{
+            "addresses": [address], "targetRef": {"kind": "Pod", "name": "web-9", "uid": uid},
+        }],
+    })))
+}
+
+fn service() -> News {
+    News::Service(apply(&json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]},
+    })))
+}
+
+fn web() -> Who {
+    Who::Workload("spiffe://example.org/ns/shop/sa/web".parse().unwrap())
+}
+
+#[test]
+fn nothing_is_said_of_a_cluster_that_is_not_known_whole() {
+    let mut store = Store::new(Rules::for_tests());
+    store.heed(pod());
+    store.heed(News::Pod(Box::new(Event::InitDone)));
+    let snapshot = store.snapshot(None);
+    assert!(!snapshot.is_whole && !snapshot.cluster.answers);
+    assert!(whole().snapshot(None).is_whole);
+}
+
+#[test]
+fn a_pod_waits_for_its_namespace() {
+    let mut store = whole();
+    store.heed(pod());
+    assert_eq!(store.snapshot(None).workloads, []);
+    store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"})));
+    assert_eq!(store.snapshot(None).workloads[0].mode, Some(Mode::Strict));
+    assert!(!store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"}))));
+    assert!(store.heed(namespace(&json!({}))));
+    assert_eq!(store.snapshot(None).workloads[0].mode, Some(Mode::Off));
+}
+
+#[test]
+fn a_service_follows_its_slices_whichever_comes_first() {
+    let address: IpAddr = "10.96.0.5".parse().unwrap();
+    let endpoints = |store: &mut Store| {
+        let snapshot = store.snapshot(None);
+        let service = snapshot.cluster.services.get(&address)?;
+        Some(
+            service.0[&80]
+                .workloads
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let mut store = whole();
+    store.heed(slice("10.0.2.4", "u9"));
+    assert_eq!(endpoints(&mut store), None);
+    store.heed(service());
+    assert_eq!(endpoints(&mut store).unwrap(), ["10.0.2.4:8080"]);
+    store.heed(slice("10.0.2.5", "u9"));
+    assert_eq!(endpoints(&mut store).unwrap(), ["10.0.2.5:8080"]);
+}
+
+#[test]
+fn an_answer_ends_with_the_pod_that_it_was_about() {
+    let address: IpAddr = "10.0.2.4".parse().unwrap();
+    let mut store = whole();
+    store.heed(slice("10.0.2.4", "u9"));
+    assert_eq!(store.pod_at(address).unwrap().name, "web-9");
+    store.answer(address, web(), Instant::now());
+    assert!(store.snapshot(None).cluster.seen.contains_key(&address));
+    // Another pod has taken the address.
+    store.heed(slice("10.0.2.4", "u10"));
+    assert!(!store.snapshot(None).cluster.seen.contains_key(&address));
+}
+
+#[test]
+fn a_node_is_known_by_the_networks_of_its_pods() {
+    let mut store = whole();
+    store.heed(News::Node(apply(&json!({
+        "metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24", "fd00:2::/64"]},
+        "status": {"addresses": [
+            {"type": "Hostname", "address": "b"}, {"type": "InternalIP", "address": "192.0.2.2"},
+        ]},
+    }))));
+    let node = |store: &Store, ip: &str| store.hints(ip.parse().unwrap()).node;
+    assert_eq!(node(&store, "fd00:2::9").as_deref(), Some("b"));
+    assert_eq!(node(&store, "fd00:3::9"), None);
+    let networks = store.snapshot(None).cluster.networks.clone();
+    assert_eq!(networks.len(), 2);
+    let is_node = |ip: &str| store.hints(ip.parse().unwrap()).of_node;
+    assert!(is_node("192.0.2.2") && !is_node("10.0.2.2"));
+}
+
+#[test]
+fn answers_are_forgotten_nobody_sooner_than_somebody() {
+    let (here, gone): (IpAddr, IpAddr) = ("10.0.2.4".parse().unwrap(), "10.0.2.5".parse().unwrap());
+    let (mut store, now) = (whole(), Instant::now());
+    store.answer(here, web(), now);
+    store.answer(gone, Who::Nobody, now);
+    store.forget_old_answers(now + FORGET_NOBODY);
+    let cluster = store.snapshot(None).cluster;
+    assert!(cluster.seen.contains_key(&here) && !cluster.seen.contains_key(&gone));
+    store.forget_old_answers(now + FORGET);
+    assert!(store.snapshot(None).cluster.seen.is_empty());
+}
+
+#[test]
+fn the_next_daemon_knows_what_this_one_knew() {
+    let (peer, gone): (IpAddr, IpAddr) = ("10.0.2.4".parse().unwrap(), "10.0.2.5".parse().unwrap());
+    let (mut store, now) = (whole(), Instant::now());
+    for news in [
+        pod(),
+        namespace(&json!({"mtls-daemon.io/mode": "strict"})),
+        slice("10.0.2.4", "u9"),
+        service(),
+        News::Node(apply(&json!({
+            "metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24"]},
+        }))),
+    ] {
+        store.heed(news);
+    }
+    store.answer(peer, web(), now);
+    store.answer(gone, Who::Nobody, now);
+    let before = store.snapshot(None);
+    let saved = store.saved();
+    let known = |rules, here: &'static str| {
+        let here = move |uids: Vec<&str>| {
+            let uids = uids.into_iter().filter(|uid| here.contains(uid));
+            uids.map(str::to_owned).collect()
+        };
+        Store::known(rules, &saved, now, here)
+    };
+    let mut next = known(Rules::for_tests(), "u1").unwrap();
+    let after = next.snapshot(None);
+    assert!(after.is_whole && !after.is_told && before.is_told);
+    assert_eq!(after.workloads, before.workloads);
+    assert_eq!(after.cluster.services, before.cluster.services);
+    assert_eq!(after.cluster.networks, before.cluster.networks);
+    assert_eq!(
+        after.cluster.seen.get(&peer),
+        before.cluster.seen.get(&peer)
+    );
+    assert!(!after.cluster.seen.contains_key(&gone));
+    assert_eq!(next.pod_at(peer).unwrap().name, "web-9");
+
+    // Pods that ended meanwhile are not awaited, nor their addresses known.
+    let without = known(Rules::for_tests(), "").unwrap().snapshot(None);
+    assert_eq!(without.workloads, []);
+    assert!(
+        !without
+            .cluster
+            .seen
+            .contains_key(&"10.0.1.4".parse().unwrap())
+    );
+    let elsewhere = Rules {
+        node: "b".to_owned(),
+        ..Rules::for_tests()
+    };
+    assert_eq!(known(elsewhere, "u1").unwrap_err(), NotKnown::OtherRules);
+    let broken = Store::known(Rules::for_tests(), b"{}", now, |_| HashSet::new());
+    assert!(matches!(broken, Err(NotKnown::Unreadable(_))));
+}
