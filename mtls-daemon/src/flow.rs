@@ -87,7 +87,8 @@ impl Flow {
 /// A connection whose bytes are being carried, until its end.
 pub enum Carry {
     Tunnel(tunnel::Carry),
-    Direct(Direct),
+    /// Boxed: the others are many.
+    Direct(Box<Direct>),
 }
 
 /// Reads how much of one was carried so far, and ends it.
@@ -308,7 +309,7 @@ impl Future for Carry {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Carried> {
         match &mut *self {
             Self::Tunnel(carry) => Pin::new(carry).poll(cx),
-            Self::Direct(direct) => Pin::new(direct).poll(cx),
+            Self::Direct(direct) => Pin::new(direct.as_mut()).poll(cx),
         }
     }
 }

@@ -317,7 +317,7 @@ impl Established {
     fn carry(self, app: TcpStream, directs: &Rc<Directs>) -> Carry {
         match self {
             Self::Tunnel(stream) => stream.carry(app).into(),
-            Self::Direct(upstream) => Carry::Direct(directs.carry(app, upstream)),
+            Self::Direct(upstream) => Carry::Direct(Box::new(directs.carry(app, upstream))),
         }
     }
 }
