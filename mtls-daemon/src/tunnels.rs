@@ -162,7 +162,7 @@ impl Tunnels {
             return false;
         };
         // Not yet, or never: the peer's first words say which.
-        if !tunnel.takes_proofs() {
+        if !tunnel.takes_proofs() || self.cut_if_revoked(tunnel, proved) {
             return false;
         }
         match proof::prove(newest.key(), proved.own_end(), &proved.binding) {
@@ -181,6 +181,9 @@ impl Tunnels {
 
     /// The peer's certificate was renewed, it says. Says whether that is so.
     fn take_proof(&self, tunnel: &Tunnel, proved: &mut Proved, proof: &[u8]) -> bool {
+        if self.cut_if_revoked(tunnel, proved) {
+            return false;
+        }
         let bundles = proved.workload.identity.borrow().bundles.clone();
         let checked = proof::check(
             proof,
@@ -231,6 +234,23 @@ impl Tunnels {
             Err(PeerFault::RevocationUnknown(..)) => tunnel.drain(),
             Err(fault) => self.cut_for(tunnel, proved, fault.reason(), &fault),
         }
+    }
+
+    /// Before a new proof takes the place of one that was revoked, of which we
+    /// may hear in the same moment. Says whether one was.
+    fn cut_if_revoked(&self, tunnel: &Tunnel, proved: &Proved) -> bool {
+        let revoked = |chain: &[_], presenter| {
+            let judged = self.judging.judge(chain, presenter, &proved.bundles);
+            judged
+                .err()
+                .filter(|fault| fault.reason() == Reason::Revoked)
+        };
+        let fault = revoked(&proved.chain, proved.presenter)
+            .or_else(|| revoked(&proved.own.key().cert, Presenter::Client));
+        if let Some(fault) = &fault {
+            self.cut_for(tunnel, proved, Reason::Revoked, fault);
+        }
+        fault.is_some()
     }
 
     fn cut_for(&self, tunnel: &Tunnel, proved: &Proved, reason: Reason, fault: &dyn Display) {

@@ -32,7 +32,9 @@ use mtls_daemon::config;
 use mtls_daemon::credentials::Credentials;
 use mtls_daemon::directory::Endpoint;
 use mtls_daemon::facts::{Facts, Newest};
-use mtls_daemon::identity::{NewestRevocations, Renewals, TrustBundles, WorkloadIdentity};
+use mtls_daemon::identity::{
+    NewestRevocations, Renewals, Revocations, TrustBundles, WorkloadIdentity,
+};
 use mtls_daemon::metrics::{Acquire, Metrics};
 use mtls_daemon::netns::Netns;
 use mtls_daemon::pool::{Peers, Pool};
@@ -87,6 +89,7 @@ struct Stage {
     pool: Rc<Pool>,
     web: Arc<Workload>,
     identity: watch::Sender<WorkloadIdentity>,
+    revocations: watch::Sender<Arc<Revocations>>,
     db: Endpoint,
     handshakes: Rc<Cell<usize>>,
     /// Proofs of renewed certificates that the peer has got.
@@ -120,15 +123,20 @@ impl Stage {
         let (_facts, newest) = watch::channel(facts);
         let newest = Newest::new(newest, mpsc::channel(1).0);
         let (sender, receiver) = watch::channel(identity(ca, 1));
+        let (revocations, lists) = watch::channel(pki::revoking(ca, &[]));
+        let judging = Judging {
+            revocations: lists.into(),
+            ..judging()
+        };
         let pool = Rc::new(Pool {
             tunnel_loop,
             tunnels: Rc::new(Tunnels::new(
                 newest.clone(),
-                judging(),
+                judging.clone(),
                 Metrics::new(SystemTime::now()).thread(),
             )),
             facts: newest,
-            credentials: Rc::new(Credentials::new(judging())),
+            credentials: Rc::new(Credentials::new(judging)),
             metrics: Metrics::new(SystemTime::now()).thread(),
             handshakes: Rc::new(Semaphore::new(16)),
             peers: Peers::default(),
@@ -150,6 +158,7 @@ impl Stage {
             pool,
             web,
             identity: sender,
+            revocations,
             db,
             handshakes: Rc::default(),
             proofs: Rc::default(),

@@ -5,10 +5,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use mtls_daemon::metrics::Acquire;
+use mtls_daemon::reason::Reason;
 use mtls_daemon::tls::{self, WorkloadTls};
-use mtls_daemon::tunnel::ProofNews;
+use mtls_daemon::tunnel::{Cut, ProofNews, TunnelEnd};
+use tokio::time::timeout;
 
-use crate::pki::{Ca, DB, bundle};
+use crate::pki::{Ca, DB, bundle, revoking};
 use crate::{LIMIT, Stage, facts, judging, on_a_worker};
 
 #[tokio::test]
@@ -91,6 +93,28 @@ async fn a_renewal_before_the_peers_first_words_is_proved_after_them() {
         let ProofNews::Proved(_) = far.proof_news().await else {
             panic!("it took proofs twice");
         };
+    })
+    .await;
+}
+
+/// The list and the new certificate are heard of together, in whichever order.
+#[tokio::test]
+async fn a_renewal_does_not_hide_that_the_certificate_before_was_revoked() {
+    on_a_worker(async || {
+        let ca = Ca::root("root");
+        for _ in 0..20 {
+            let stage = Stage::set(&ca, 1000).await;
+            let open = stage.pool.checkout(&stage.web, &stage.db).await.unwrap();
+            while !open.tunnel.takes_proofs() {
+                tokio::task::yield_now().await;
+            }
+            let own = stage.identity.borrow().svid.clone().unwrap();
+            let lists = revoking(&ca, &[own.serial()]);
+            stage.revocations.send_replace(lists);
+            stage.renew(&ca);
+            let end = timeout(LIMIT, open.tunnel.closed()).await.unwrap();
+            assert!(matches!(end, TunnelEnd::Cut(Cut(Reason::Revoked))), "{end}");
+        }
     })
     .await;
 }

@@ -8,8 +8,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mtls_daemon::config::{CrlDepth, CrlPolicy};
 use mtls_daemon::identity::certificate::Facts;
-use mtls_daemon::identity::{Issued, Revocations, Svid, TrustBundle, TrustBundles};
+use mtls_daemon::identity::{
+    Issued, Lists, Revocation, Revocations, Svid, TrustBundle, TrustBundles,
+};
 use mtls_daemon::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList,
@@ -26,6 +29,16 @@ pub const HOUR: Duration = Duration::from_secs(3600);
 
 pub fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
+}
+
+/// The list of an authority of example.org that names these serial numbers.
+pub fn revoking(ca: &Ca, serials: &[&str]) -> Arc<Revocations> {
+    let mut lists = Lists::default();
+    lists.add(ca.crl(serials).der()).unwrap();
+    let mut all = Revocations::default();
+    let revocation = Revocation::new(CrlPolicy::Hard, CrlDepth::Chain, Arc::new(lists));
+    all.put(trust_domain("example.org"), revocation);
+    Arc::new(all)
 }
 
 pub fn trust_domain(text: &str) -> TrustDomain {

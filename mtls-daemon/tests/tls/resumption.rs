@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mtls_daemon::clock::Clock;
-use mtls_daemon::config::{CrlDepth, CrlPolicy};
-use mtls_daemon::identity::{Lists, Revocation, Revocations, TrustBundles};
+use mtls_daemon::identity::{Revocations, TrustBundles};
 use mtls_daemon::reason::Reason;
 use mtls_daemon::tls::{self, ClientSettings, HandshakeError, Handshaken, ServerSettings};
 use rustls::{ClientConnection, ServerConnection};
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::folder::Folder;
 use crate::openssl::{Openssl, listening, written};
-use crate::pki::{Ca, DB, HOUR, Leaf, WEB, bundle, id, in_};
+use crate::pki::{self, Ca, DB, HOUR, Leaf, WEB, bundle, id, in_};
 use crate::{LIMIT, Us, attackers, sockets};
 
 type Ends = (
@@ -105,12 +104,7 @@ fn both(one: &Ca, other: &Ca) -> TrustBundles {
 pub(crate) fn revoking(ca: &Ca, leaves: &[&Leaf]) -> Arc<Revocations> {
     let serials: Vec<String> = leaves.iter().map(|leaf| leaf.serial()).collect();
     let serials: Vec<&str> = serials.iter().map(String::as_str).collect();
-    let mut lists = Lists::default();
-    lists.add(ca.crl(&serials).der()).unwrap();
-    let mut all = Revocations::default();
-    let revocation = Revocation::new(CrlPolicy::Hard, CrlDepth::Chain, Arc::new(lists));
-    all.put("example.org".parse().unwrap(), revocation);
-    Arc::new(all)
+    pki::revoking(ca, &serials)
 }
 
 #[tokio::test]
