@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -28,6 +27,7 @@ use crate::tls;
 use crate::trace::ConnectionIds;
 use crate::tunnel::{Incoming, Loop, Request, Tunnel};
 use crate::tunnels::{Proved, Tunnels};
+use crate::turns::Turns;
 use crate::workload::Workload;
 
 /// A connection to a workload's tunnel port, as the listener accepted it.
@@ -48,7 +48,7 @@ pub struct Inbound {
     pub metrics: ThreadMetrics,
     pub flows: Rc<Flows>,
     pub ids: Rc<ConnectionIds>,
-    pub handshakes: Rc<Semaphore>,
+    pub handshakes: Turns,
 }
 
 impl Inbound {
@@ -77,20 +77,19 @@ impl Inbound {
             source,
             pass: _pass,
         } = arrived;
-        let _turn = self.handshakes.try_acquire().map_err(|_full| {
-            self.metrics.limit_reached(Limit::HandshakesPerWorker);
-            Refused::new(
-                Reason::LimitReached,
-                "limits.handshakes_per_worker are under way",
-            )
-        })?;
+        let turn = self.handshakes.take(source.ip());
+        let turn = turn.ok_or_else(|| self.too_many_handshakes())?;
         let arrived_at = socket
             .local_addr()
             .map_err(|error| Refused::socket(&error, "asking for the tunnel's own address"))?;
         let socket = tokio::net::TcpStream::from_std(socket)
             .map_err(|error| Refused::socket(&error, "taking the tunnel's socket"))?;
         let tls = self.credentials.of(&workload)?;
-        let handshake = tls::accept(socket, tls.server(), facts.limits.handshake).await;
+        let handshake = tokio::select! {
+            biased;
+            done = tls::accept(socket, tls.server(), facts.limits.handshake) => done,
+            () = turn.lost() => return Err(self.too_many_handshakes()),
+        };
         let handshaken = counted(handshake, Direction::Inbound, &self.metrics)?;
         let id = handshaken.peer.id.clone();
         if !self.facts.confirm(&id, source.ip()).await {
@@ -116,6 +115,14 @@ impl Inbound {
             arrived_at: arrived_at.ip(),
         };
         Ok((tunnel, incoming, peer, proved))
+    }
+
+    fn too_many_handshakes(&self) -> Refused {
+        self.metrics.limit_reached(Limit::HandshakesPerWorker);
+        Refused::new(
+            Reason::LimitReached,
+            "limits.handshakes_per_worker are under way",
+        )
     }
 
     async fn receive(

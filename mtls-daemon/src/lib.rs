@@ -21,6 +21,7 @@ pub mod refused;
 pub mod sock_diag;
 pub mod spiffe;
 pub mod trace;
+pub mod turns;
 
 // Facts: what the operator wrote and what the authorities issued.
 pub mod config;

@@ -50,7 +50,7 @@ pub struct Pool {
     pub facts: Newest,
     pub credentials: Rc<Credentials>,
     pub metrics: ThreadMetrics,
-    pub handshakes: Rc<Semaphore>,
+    pub handshakes: Semaphore,
     pub peers: Peers,
 }
 

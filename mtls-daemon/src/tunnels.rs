@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::ForeignPastExpiry;
 use crate::facts::Newest;
 use crate::identity::{PeerFault, PeerSvid, Presenter, Svid, TrustBundles};
-use crate::metrics::{Direction, Outcome, ThreadMetrics};
+use crate::metrics::{Direction, Outcome, ThreadMetrics, TunnelFault};
 use crate::netns::Cookie;
 use crate::reason::Reason;
 use crate::tls::Judging;
 use crate::tls::proof::{self, Binding};
-use crate::tunnel::{Cut, ProofNews, Tunnel};
+use crate::tunnel::{Cut, ProofNews, Tunnel, TunnelEnd};
 use crate::workload::Workload;
 
 pub struct Tunnels {
@@ -119,7 +119,7 @@ impl Tunnels {
             let since = tunnel.idle_since();
             tokio::select! {
                 end = tunnel.closed() => {
-                    tracing::debug!(%end, "tunnel ended");
+                    self.ended(&end, &proved);
                     break;
                 }
                 () = sleep_until(expiry) => kept = self.expire(&tunnel, &proved),
@@ -152,6 +152,20 @@ impl Tunnels {
         if live.is_empty() {
             self.emptied.notify_waiters();
         }
+    }
+
+    fn ended(&self, end: &TunnelEnd, proved: &Proved) {
+        let fault = match end {
+            TunnelEnd::Violation(violation) if violation.is_flood() => TunnelFault::Flood,
+            TunnelEnd::Violation(_) => TunnelFault::Protocol,
+            TunnelEnd::Unresponsive => TunnelFault::Silent,
+            _ => return tracing::debug!(%end, "tunnel ended"),
+        };
+        self.metrics.tunnel_fault(proved.direction(), fault);
+        tracing::warn!(
+            workload = %proved.workload.name, direction = proved.direction().word(),
+            peer = %proved.peer.id, %end, "ended a tunnel for what its peer did"
+        );
     }
 
     /// If our certificate was renewed, the peer learns of it on the open

@@ -35,6 +35,7 @@ use crate::tls::Judging;
 use crate::trace::ConnectionIds;
 use crate::tunnel::{self, Cut, Loop};
 use crate::tunnels::Tunnels;
+use crate::turns::Turns;
 use crate::workload::Workload;
 
 /// What a worker is made of.
@@ -166,14 +167,13 @@ impl Worker {
         let ids = Rc::new(ConnectionIds::new(
             aws_lc_rs::default_provider().secure_random,
         ));
-        let handshakes = Rc::new(Semaphore::new(facts.get().limits.handshakes_per_worker));
         let pool = Rc::new(Pool {
             tunnel_loop: tunnel_loop.clone(),
             tunnels: Rc::clone(&tunnels),
             facts: facts.clone(),
             credentials: Rc::clone(&credentials),
             metrics: metrics.clone(),
-            handshakes: Rc::clone(&handshakes),
+            handshakes: Semaphore::new(facts.get().limits.handshakes_per_worker),
             peers: Peers::default(),
         });
         let directs = Rc::<Directs>::default();
@@ -198,7 +198,7 @@ impl Worker {
             metrics: metrics.clone(),
             flows: Rc::clone(&flows),
             ids,
-            handshakes,
+            handshakes: Turns::new(facts.get().limits.handshakes_per_worker),
         });
         let served = RefCell::default();
         Self {

@@ -378,7 +378,7 @@ pub const SECTIONS: &[Section] = &[
             key("pending_per_workload", Count(1, 1_000_000), Is("1024"), Restart, "1024",
                 "Connections of one workload that are accepted and not yet established."),
             key("handshakes_per_worker", Count(1, 1_000_000), Is("256"), Restart, "256",
-                "TLS handshakes under way at once, in each worker."),
+                "TLS handshakes under way at once, in each worker and direction. When all of them are taken by peers, whoever holds the most gives its oldest up to who holds fewer."),
             key("buffer_per_workload", Size(64 * KIB, 64 * GIB), Is(r#""32MiB""#), Restart, r#""32MiB""#,
                 "Bytes that wait for slow readers, for each workload."),
             key("buffer_total", Size(KIB * KIB, 1024 * GIB), Is(r#""256MiB""#), Restart, r#""256MiB""#,

@@ -66,8 +66,6 @@ families! {
         "Decisions of the kernel programs by hook and outcome.";
     UNKNOWN_WORKLOADS = Counter "mtls_unknown_workloads_total" []
         "Reports by the kernel of a network namespace that nobody classified.";
-    EARLIER_CONNECTIONS = Counter "mtls_earlier_connections_total" ["result"]
-        "Connections in clear from before a workload was enrolled: ended then (ok), or left because the kernel would not end them (error).";
     BPF_ATTACHED = Gauge "mtls_bpf_programs_attached" ["hook"]
         "1 while the hook's programs are attached where they must be, 0 when one is missing.";
     BPF_MAP_ENTRIES = Gauge "mtls_bpf_map_entries" ["map"]
@@ -94,6 +92,8 @@ families! {
         "Peers taken although no revocation list told their status (policy soft).";
     TUNNEL_PROOFS = Counter "mtls_tunnel_proofs_total" ["direction", "result"]
         "Renewed certificates that peers proved on open tunnels.";
+    TUNNEL_FAULTS = Counter "mtls_tunnel_faults_total" ["direction", "fault"]
+        "Tunnels that were ended for what their peer did: it flooded us, broke the protocol, or fell silent.";
     CONFIG_RELOADS = Counter "mtls_config_reloads_total" ["result"]
         "Reloads of the configuration; after an error the old one stays in force.";
     CONFIG_LOADED = Gauge "mtls_config_loaded_timestamp_seconds" []

@@ -160,6 +160,18 @@ label! {
 }
 
 label! {
+    /// Why a peer lost its tunnel.
+    TunnelFault {
+        /// It went past a limit of the protocol's: resets, PINGs, headers without end.
+        Flood = "flood",
+        /// It broke the protocol.
+        Protocol = "protocol",
+        /// It answered no keepalive.
+        Silent = "silent",
+    }
+}
+
+label! {
     /// What the policies say of a connection.
     #[derive(PartialOrd, Ord)]
     Decided {

@@ -24,7 +24,7 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 use cells::{Cell, Durations, Table};
 pub use labels::{
     Acquire, ConnectionResult, Decided, Direction, Group, Handshake, HeldConnect, Labels, Limit,
-    Outcome, Plaintext, PoolState, Towards,
+    Outcome, Plaintext, PoolState, Towards, TunnelFault,
 };
 pub use process::descriptors;
 use sheet::Sheet;
@@ -56,10 +56,10 @@ struct Shard {
     bytes: Table<(Direction, Towards)>,
     limits: Table<Limit>,
     unknown_workloads: Cell,
-    earlier: Table<Outcome>,
     plaintext: Table<(Direction, Plaintext)>,
     revocation_unknown: Table<Direction>,
     proofs: Table<(Direction, Outcome)>,
+    tunnel_faults: Table<(Direction, TunnelFault)>,
     decisions: decisions::Decisions,
 }
 
@@ -113,7 +113,6 @@ pub struct NodeFigures {
     pub workloads_waiting: usize,
     pub workloads_ready: usize,
     pub workloads_failed: usize,
-    pub workloads_not_enrolled: usize,
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
     pub log_lines_dropped: u64,
@@ -228,10 +227,10 @@ impl Metrics {
             &s.revocation_unknown
         });
         sheet.table(families::TUNNEL_PROOFS, shards, |s| &s.proofs);
+        sheet.table(families::TUNNEL_FAULTS, shards, |s| &s.tunnel_faults);
         decisions::render(sheet, shards);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
-        sheet.table(families::EARLIER_CONNECTIONS, shards, |s| &s.earlier);
     }
 
     fn in_clear(&self) -> kernel::InClear {
@@ -275,7 +274,6 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
         ("waiting", node.workloads_waiting),
         ("ready", node.workloads_ready),
         ("failed", node.workloads_failed),
-        ("not_enrolled", node.workloads_not_enrolled),
     ];
     for (state, count) in states {
         sheet.count(families::WORKLOADS, &[state], count as u64);
@@ -355,6 +353,11 @@ impl ThreadMetrics {
         self.shard.proofs.at((direction, outcome)).add(1);
     }
 
+    /// A tunnel was ended for what its peer did.
+    pub fn tunnel_fault(&self, direction: Direction, fault: TunnelFault) {
+        self.shard.tunnel_faults.at((direction, fault)).add(1);
+    }
+
     /// An application waited in connect(), and this is what came of it.
     pub fn connect_held(&self, how: HeldConnect) {
         self.shard.held_connects.at(how).add(1);
@@ -408,10 +411,6 @@ impl ThreadMetrics {
     /// The daemon carries a connection without a tunnel.
     pub fn carried_in_clear(&self, direction: Direction, why: Plaintext) {
         self.shard.plaintext.at((direction, why)).add(1);
-    }
-
-    pub fn earlier_connections(&self, outcome: Outcome, count: usize) {
-        self.shard.earlier.at(outcome).add(count as u64);
     }
 
     pub fn unknown_workload(&self) {

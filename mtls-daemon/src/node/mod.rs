@@ -2,7 +2,6 @@
 //! are in place, and who serves them.
 
 mod displaced;
-mod earlier;
 mod enrolled;
 mod place;
 mod policies;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use mtls_common::syn::Syn;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::addr::OriginalDst;
 use crate::admin::view::Phase;
@@ -25,13 +24,12 @@ use crate::config::{self, Config};
 use crate::facts::Facts;
 use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
-use crate::kubernetes::{Notice, Snapshot};
+use crate::kubernetes::Snapshot;
 use crate::metrics::{Metrics, ThreadMetrics};
 use crate::netns::{Cookie, Netns};
 use crate::reason::Reason;
 use crate::worker::{self, Command};
 
-pub use earlier::Newcomer;
 use enrolled::{Enrolled, Placed};
 pub use policies::Policies;
 pub use reload::InstallError;
@@ -41,8 +39,6 @@ pub struct Node {
     pub config: RefCell<Arc<Config>>,
     /// What the cluster says, if the node belongs to one.
     pub cluster: RefCell<Option<Arc<Snapshot>>>,
-    /// What the cluster is to hear of pods.
-    pub notices: mpsc::Sender<Notice>,
     pub origin: Origin,
     pub kernel: RefCell<Kernel>,
     pub host: Netns,
@@ -56,8 +52,6 @@ pub struct Node {
     pub counts: ThreadMetrics,
     pub clock: Clock,
     pub workloads: RefCell<BTreeMap<String, Enrolled>>,
-    /// Whose connections from before are not cut yet.
-    pub newcomers: RefCell<Vec<Newcomer>>,
     /// Told when a workload's state may have changed.
     pub changes: watch::Sender<()>,
     pub phase: RefCell<Phase>,

@@ -75,7 +75,7 @@ impl Endpoint {
         let goaway = match &end {
             TunnelEnd::Violation(violation) => {
                 count(&shared.stats.tunnel_violations, 1);
-                if violation.code == code::ENHANCE_YOUR_CALM {
+                if violation.is_flood() {
                     count(&shared.stats.floods, 1);
                 }
                 Some(violation.code)

@@ -134,6 +134,13 @@ pub struct Violation {
     pub what: &'static str,
 }
 
+impl Violation {
+    /// It kept the protocol, and sent more of something than anybody needs.
+    pub fn is_flood(&self) -> bool {
+        self.code == super::frame::code::ENHANCE_YOUR_CALM
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.what, Code(self.code))

@@ -138,7 +138,7 @@ impl Stage {
             facts: newest,
             credentials: Rc::new(Credentials::new(judging)),
             metrics: Metrics::new(SystemTime::now()).thread(),
-            handshakes: Rc::new(Semaphore::new(16)),
+            handshakes: Semaphore::new(16),
             peers: Peers::default(),
         });
         let web = Arc::new(Workload {
