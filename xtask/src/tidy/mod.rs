@@ -7,6 +7,7 @@
 mod arrows;
 mod docs;
 mod house;
+mod licences;
 mod rust;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,8 @@ struct Repository {
     files: BTreeMap<String, String>,
     /// Names of all packages that are built here, of whatever use they are.
     dependencies: BTreeSet<String>,
+    /// What each of them may be used under.
+    licences: BTreeSet<(String, String)>,
 }
 
 /// A rule that is broken, and where.
@@ -70,6 +73,7 @@ impl Repository {
         let mut mistakes = arrows::check(self);
         mistakes.extend(docs::check(self));
         mistakes.extend(house::check(self, root));
+        mistakes.extend(licences::check(self));
         mistakes
     }
 
@@ -105,17 +109,25 @@ impl Repository {
             "--locked",
             "--edges=all",
             "--prefix=none",
-            "--format={p}",
+            "--format={p}|{l}",
         ]);
         let tree = command::output(&mut tree)?;
-        let dependencies = tree
-            .lines()
-            .filter_map(|line| line.split(' ').next())
-            .map(str::to_owned)
-            .collect();
+        let mut dependencies = BTreeSet::new();
+        let mut licences = BTreeSet::new();
+        for line in tree.lines() {
+            let name = line.split(' ').next().unwrap_or_default();
+            dependencies.insert(name.to_owned());
+            // Features have lines of their own, without.
+            if let Some((package, licence)) = line.split_once('|') {
+                let package = package.split(" (").next().unwrap_or_default();
+                let licence = licence.trim_end_matches(" (*)");
+                licences.insert((package.to_owned(), licence.to_owned()));
+            }
+        }
         Ok(Self {
             files,
             dependencies,
+            licences,
         })
     }
 
