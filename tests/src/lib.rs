@@ -27,8 +27,9 @@ pub mod player;
 pub mod pod;
 pub mod scene;
 
-// What was on the wire.
+// What was on the wire, and what somebody forged.
 pub mod capture;
+pub mod forge;
 
 // The daemons, and real applications.
 pub mod apps;
@@ -36,6 +37,9 @@ pub mod authorities;
 pub mod cluster;
 pub mod mesh;
 pub mod pair;
+
+#[cfg(test)]
+mod threats;
 
 pub use error::{Doing, Error, Result, ensure, ensure_eq};
 pub use mesh::{Mesh, Plan};

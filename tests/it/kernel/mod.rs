@@ -4,6 +4,7 @@
 mod stage;
 
 mod captures;
+mod full_maps;
 mod handoff;
 mod inbound;
 mod lacks;

@@ -36,7 +36,27 @@ pub struct Leaf {
 impl Ca {
     /// Makes an authority, `name` unique in the folder.
     pub fn create(folder: &Path, name: &str, trust_domain: &str) -> Result<Self> {
+        Self::make(folder, name, trust_domain, CertificateParams::default())
+    }
+
+    /// One that ends before long.
+    pub fn create_for(
+        folder: &Path,
+        name: &str,
+        trust_domain: &str,
+        life: Duration,
+    ) -> Result<Self> {
         let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + life).into();
+        Self::make(folder, name, trust_domain, params)
+    }
+
+    fn make(
+        folder: &Path,
+        name: &str,
+        trust_domain: &str,
+        mut params: CertificateParams,
+    ) -> Result<Self> {
         params.distinguished_name = named(&format!("{name} of {trust_domain}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
