@@ -25,7 +25,7 @@ use crate::facts::{Facts, Newest};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
 use crate::kernel::{self, Events, Kernel, KernelError};
-use crate::kubernetes::{self, KubernetesError, Snapshot};
+use crate::kubernetes::{self, FromNode, KubernetesError, Snapshot};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::netns::Netns;
@@ -44,6 +44,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// So long the start waits for the cluster; enforcement does not end meanwhile.
 const FIRST_NEWS: Duration = Duration::from_secs(5);
+
+/// What waits to be told the cluster.
+const NOTICES: usize = 64;
 
 /// Addresses that wait for somebody to ask the cluster about them.
 const QUESTIONS: usize = 1024;
@@ -106,12 +109,17 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     let events = kernel.events()?;
     let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));
     let (ask, questions) = mpsc::channel(QUESTIONS);
+    let (notices, noticed) = mpsc::channel(NOTICES);
+    let from_node = FromNode {
+        questions,
+        notices: noticed,
+    };
     let cgroup2 = match &config.kernel.cgroup {
         Some(folder) => cgroup2::around(folder)?,
         None => cgroup2::mount()?,
     };
     let mut cluster = match &config.kubernetes {
-        Some(cluster) => Some(kubernetes::start(cluster, &config, &cgroup2, questions).await?),
+        Some(cluster) => Some(kubernetes::start(cluster, &config, &cgroup2, from_node).await?),
         None => None,
     };
     let (report, ended) = mpsc::unbounded_channel();
@@ -132,6 +140,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     let node = Rc::new(Node {
         config: RefCell::new(Arc::new(config.clone())),
         cluster: RefCell::default(),
+        notices,
         origin: Origin {
             path,
             started: clock.now(),
@@ -151,6 +160,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         counts: metrics.thread(),
         clock,
         workloads: RefCell::new(BTreeMap::new()),
+        newcomers: RefCell::default(),
         changes: watch::Sender::new(()),
         phase: RefCell::new(Phase::Starting),
     });
@@ -166,6 +176,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     // meet is in place.
     node.kernel.borrow_mut().attach()?;
     node.enter(Phase::Serving);
+    node.cut_earlier_connections();
     node.metrics.config_loaded(node.clock.now());
     tracing::info!("serving");
 

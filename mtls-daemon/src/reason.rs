@@ -114,6 +114,8 @@ reasons! {
     AddressNotAssigned = "address_not_assigned" [Workload], "Assign the address in the workload's network namespace, or correct workload.addresses.";
     /// Listeners or hooks could not be put into place.
     AttachFailed = "attach_failed" [Workload], "The kernel refused the workload's listeners or hooks: the detail names the call that failed.";
+    /// The pod is of a kind whose connections the daemon cannot take.
+    CannotEnrol = "cannot_enrol" [Workload], "Nothing, if the pod may talk in clear: label it off to say so; else run it without hostNetwork and outside of sandboxed runtimes.";
     /// The workload to enrol is neither configured nor given an identity.
     NotConfigured = "not_configured" [Workload], "No [[workload]] is found at this place: add one, or enrol with --spiffe-id.";
 

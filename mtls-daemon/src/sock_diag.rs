@@ -1,5 +1,7 @@
 //! Asking the kernel about sockets of a workload's namespace (sock_diag(7)).
 
+mod connections;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,6 +13,8 @@ use nix::sys::socket::{
 
 use crate::netns::Netns;
 
+pub use connections::{Cut, Sockets, TcpSocket, cut};
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 const AF_INET: u8 = 2;
@@ -18,8 +22,8 @@ const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 /// Bytes of a `nlmsghdr`.
 const HEADER: usize = 16;
-/// And of an `inet_diag_req_v2` behind it.
-const REQUEST: u32 = 72;
+/// Bytes of an `inet_diag_sockid`.
+const ID: usize = 48;
 
 /// Whether a TCP socket that listens in the namespace would get a connection
 /// from `from` to `to`.
@@ -44,13 +48,17 @@ fn finds_a_listener() -> io::Result<bool> {
 
 fn find(netns: &Netns, to: SocketAddr, from: SocketAddr) -> io::Result<bool> {
     let socket = netns.sockets(netlink)?;
-    let request = request(to, from);
-    sendto(
-        socket.as_raw_fd(),
-        &request,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
+    let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
+    // In whichever state: who is found is a listener, or else it is that
+    // connection's own other end.
+    let what = Request {
+        kind: SOCK_DIAG_BY_FAMILY,
+        flags: 0,
+        family,
+        states: u32::MAX,
+        id: &id_of(to, from),
+    };
+    what.send(&socket)?;
     let mut answer = [0; 512];
     // The kernel answers before sendto() returns.
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
@@ -67,39 +75,56 @@ fn netlink() -> io::Result<OwnedFd> {
     Ok(socket(family, kind, flags, SockProtocol::NetlinkSockDiag)?)
 }
 
-/// A `nlmsghdr` and an `inet_diag_req_v2` for one socket (linux/inet_diag.h).
-/// Its source is the end of the socket that is asked for.
-fn request(to: SocketAddr, from: SocketAddr) -> [u8; REQUEST as usize] {
-    let mut bytes = [0; REQUEST as usize];
+/// A `nlmsghdr` and an `inet_diag_req_v2` (linux/inet_diag.h).
+struct Request<'a> {
+    kind: u16,
+    flags: u16,
+    family: u8,
+    /// A bit for each.
+    states: u32,
+    id: &'a [u8; ID],
+}
+
+impl Request<'_> {
+    fn send(&self, netlink: &OwnedFd) -> io::Result<()> {
+        const LENGTH: usize = HEADER + 8 + ID;
+        let mut bytes = Vec::with_capacity(LENGTH);
+        bytes.extend((LENGTH as u32).to_ne_bytes());
+        bytes.extend(self.kind.to_ne_bytes());
+        bytes.extend((NLM_F_REQUEST | self.flags).to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([self.family, TCP, 0, 0]);
+        bytes.extend(self.states.to_ne_bytes());
+        bytes.extend(self.id);
+        let kernel = NetlinkAddr::new(0, 0);
+        sendto(netlink.as_raw_fd(), &bytes, &kernel, MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
+/// Of the socket at the end `own`, whichever it is: without a cookie.
+fn id_of(own: SocketAddr, peer: SocketAddr) -> [u8; ID] {
+    let mut id = [0; ID];
     let mut put = |at: usize, what: &[u8]| {
-        for (place, byte) in bytes.iter_mut().skip(at).zip(what) {
+        for (place, byte) in id.iter_mut().skip(at).zip(what) {
             *place = *byte;
         }
     };
-    put(0, &REQUEST.to_ne_bytes());
-    put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    put(6, &NLM_F_REQUEST.to_ne_bytes());
-    let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
-    put(HEADER, &[family, TCP]);
-    // In whichever state: who is found is a listener, or else it is that
-    // connection's own other end.
-    put(HEADER + 4, &u32::MAX.to_ne_bytes());
-    put(HEADER + 8, &to.port().to_be_bytes());
-    put(HEADER + 10, &from.port().to_be_bytes());
-    for (at, end) in [(12, to), (28, from)] {
+    put(0, &own.port().to_be_bytes());
+    put(2, &peer.port().to_be_bytes());
+    for (at, end) in [(4, own), (20, peer)] {
         match end.ip() {
-            IpAddr::V4(v4) => put(HEADER + at, &v4.octets()),
-            IpAddr::V6(v6) => put(HEADER + at, &v6.octets()),
+            IpAddr::V4(v4) => put(at, &v4.octets()),
+            IpAddr::V6(v6) => put(at, &v6.octets()),
         }
     }
-    // Any socket of these ends: no cookie.
-    put(HEADER + 48, &[0xff; 8]);
-    bytes
+    put(40, &[0xff; 8]);
+    id
 }
 
-/// What a `nlmsghdr` with an error says; `None` if it is an answer.
+/// What a `nlmsghdr` with an error says, or one that ends a dump; `None` if it
+/// is an answer.
 fn errno(answer: &[u8]) -> io::Result<Option<i32>> {
-    let short = || io::Error::new(io::ErrorKind::InvalidData, "sock_diag answered too little");
     let (header, rest) = answer.split_first_chunk::<HEADER>().ok_or_else(short)?;
     let kind = u16::from_ne_bytes([header[4], header[5]]);
     if kind == SOCK_DIAG_BY_FAMILY {
@@ -107,6 +132,10 @@ fn errno(answer: &[u8]) -> io::Result<Option<i32>> {
     }
     let (error, _) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     Ok(Some(-i32::from_ne_bytes(*error)))
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "sock_diag answered too little")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Daemon, workloads};
-use mtls_tests::script::{Ended, Step};
+use mtls_tests::script::{Connect, Ended, Step};
 use mtls_tests::{
     Doing, Error, Family, Mesh, Node, Plan, Result, ensure, ensure_eq, play, two_nodes,
 };
@@ -139,7 +139,34 @@ fn kubernetes() -> Result {
         wait_for_mode(mesh.daemon(&a)?, &client, "off")?;
         wait_for_mode(mesh.daemon(&b)?, &two, "off")?;
         answers(&client, two.pod.at(Family::V4, 8080), "two")?;
-        answers(&stranger, two.pod.at(Family::V6, 8080), "two").map(drop)
+        answers(&stranger, two.pod.at(Family::V6, 8080), "two")?;
+
+        // Whoever is enrolled while he talks in clear loses that connection,
+        // and hears why.
+        let _patient = two
+            .pod
+            .serve(9090, [Step::Say("hello".into()), Step::ExpectEnd])?;
+        let script = [Step::Hear("hello".into()), Step::Hold, Step::ExpectEnd];
+        let mut open = client
+            .pod
+            .connect_as(Connect::to(two.pod.at(Family::V4, 9090), script))?;
+        ensure_eq(open.held()?, 1, "connections in clear")?;
+        namespace(&plane, "shop", &json!({"mtls-daemon.io/mode": "strict"}))?;
+        wait_for_event(&plane, "ConnectionsCut", &["client", "two"])?;
+        open.go()?;
+        let ended = open.ended()?;
+        ensure(
+            ["ECONNABORTED", "ECONNRESET"].contains(&ended.error()),
+            || format!("from before the enrolment: {ended:?}"),
+        )?;
+        let mut cut = 0;
+        for daemon in mesh.daemons() {
+            let ended = [("result", "ok")];
+            cut += daemon
+                .metrics()?
+                .count("mtls_earlier_connections_total", &ended);
+        }
+        ensure(cut > 0, || "nothing was counted")
     })
 }
 
@@ -277,6 +304,23 @@ pub(crate) fn wait_for_mode(daemon: &Daemon, pod: &Kubepod, mode: &str) -> Resul
                     && workload["state"] == "ready"
             });
             Ok(found.cloned())
+        },
+    )
+}
+
+/// On one of the pods.
+pub(crate) fn wait_for_event(plane: &ControlPlane, reason: &str, pods: &[&str]) -> Result {
+    wait_for(
+        Deadline::default(),
+        || format!("an Event {reason} on {pods:?}"),
+        || {
+            let events = plane.get(&["events.events.k8s.io", "-n", "shop"])?;
+            let mut events = events["items"].as_array().into_iter().flatten();
+            let found = events.any(|event| {
+                let name = event["regarding"]["name"].as_str().unwrap_or_default();
+                event["reason"] == reason && pods.contains(&name)
+            });
+            Ok(found.then_some(()))
         },
     )
 }

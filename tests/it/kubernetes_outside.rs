@@ -8,12 +8,12 @@ use std::path::Path;
 
 use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
 use mtls_tests::deadline::{Deadline, wait_for};
-use mtls_tests::mesh::Daemon;
+use mtls_tests::mesh::{Daemon, workloads};
 use mtls_tests::process::Output;
 use mtls_tests::{Error, Family, Mesh, Result, ensure, ensure_eq, play, programs, two_nodes};
 use serde_json::json;
 
-use crate::kubernetes::{account, namespace, plan, pod, wait_for_mode};
+use crate::kubernetes::{account, namespace, plan, pod, wait_for_event, wait_for_mode};
 
 #[test]
 fn kubernetes_outside() -> Result {
@@ -62,6 +62,16 @@ fn kubernetes_outside() -> Result {
         host.report(&plane, &a)?;
         asks(&client, &login, address(&plane, "shop", "api-server")?)?;
         ensure(in_clear(&mut mesh)? > before, || "not counted")?;
+
+        // It cannot be enrolled, and whoever labelled it hears of that; the
+        // node is ready all the same.
+        wait_for_event(&plane, "NotEnrolled", &["api-server"])?;
+        let status = mesh.daemon(&a)?.status()?;
+        let shown = workloads(&status).find(|it| it["name"] == "shop/api-server");
+        let shown = shown.ok_or_else(|| Error::Unexpected(format!("it is not in {status}")))?;
+        ensure_eq(shown["state"].as_str(), Some("not_enrolled"), "its state")?;
+        ensure_eq(shown["reason"].as_str(), Some("cannot_enrol"), "why")?;
+        ensure_eq(mesh.daemon(&a)?.get("/readyz")?.0, 200, "the node is ready")?;
 
         // An address of the mesh at which nobody is known stays that.
         let nobody = a.outsider("nobody")?;

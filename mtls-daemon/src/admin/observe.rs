@@ -88,6 +88,9 @@ impl Desk {
             workloads_waiting: count(|state| matches!(state, WorkloadState::Waiting { .. })),
             workloads_ready: count(|state| matches!(state, WorkloadState::Ready)),
             workloads_failed: count(|state| matches!(state, WorkloadState::Failed { .. })),
+            workloads_not_enrolled: count(|state| {
+                matches!(state, WorkloadState::NotEnrolled { .. })
+            }),
             heartbeats: self.heartbeats.ages(),
             log_lines_dropped: log::dropped(),
             roots_end: roots_end(&all.roots),

@@ -78,7 +78,9 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
     for workload in &status.workloads {
         let (name, identity) = (&workload.name, &workload.identity);
         match &workload.state {
-            WorkloadState::Ready | WorkloadState::Absent { .. } => {}
+            WorkloadState::Ready
+            | WorkloadState::Absent { .. }
+            | WorkloadState::NotEnrolled { .. } => {}
             WorkloadState::Waiting { detail } => {
                 let problem = format!("workload {name} ({identity}) is waiting: {detail}");
                 verdict.problems.push(problem);

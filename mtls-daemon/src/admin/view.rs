@@ -149,6 +149,13 @@ pub enum WorkloadState {
         reason: Reason,
         detail: String,
     },
+    /// Somebody wants it enrolled, and it is of a kind that cannot be: it
+    /// talks in clear.
+    NotEnrolled {
+        #[serde(with = "text")]
+        reason: Reason,
+        detail: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -78,7 +78,8 @@ fn show(reply: &EnrolReply) -> String {
         WorkloadState::Ready => format!("workload {name} is ready\n"),
         WorkloadState::Waiting { detail } => format!("workload {name} is waiting: {detail}\n"),
         WorkloadState::Absent { detail } => format!("workload {name} is absent: {detail}\n"),
-        WorkloadState::Failed { reason, detail } => format!(
+        WorkloadState::Failed { reason, detail }
+        | WorkloadState::NotEnrolled { reason, detail } => format!(
             "workload {name} has failed: {reason}: {detail}\n{}\n",
             reason.remedy()
         ),
@@ -88,7 +89,7 @@ fn show(reply: &EnrolReply) -> String {
 fn judge(reply: &EnrolReply, wait: bool, limit: Duration) -> Exit {
     match reply.state {
         WorkloadState::Ready => Exit::Done,
-        WorkloadState::Failed { .. } => Exit::Failed,
+        WorkloadState::Failed { .. } | WorkloadState::NotEnrolled { .. } => Exit::Failed,
         WorkloadState::Absent { .. } | WorkloadState::Waiting { .. } if wait => {
             complain(&format!("it was not ready within {limit:?}"));
             Exit::TimedOut

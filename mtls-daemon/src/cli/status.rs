@@ -155,6 +155,7 @@ fn state(workload: &WorkloadStatus) -> &'static str {
         WorkloadState::Waiting { .. } => "waiting",
         WorkloadState::Ready => "ready",
         WorkloadState::Failed { .. } => "FAILED",
+        WorkloadState::NotEnrolled { .. } => "NOT ENROLLED",
     }
 }
 
@@ -163,7 +164,9 @@ fn problems(reply: &StatusReply, out: &mut String) {
     let mut lines: Vec<String> = reply.healthy.problems.clone();
     lines.extend(reply.ready.problems.iter().cloned());
     for workload in &reply.status.workloads {
-        if let WorkloadState::Failed { reason, detail } = &workload.state {
+        if let WorkloadState::Failed { reason, detail }
+        | WorkloadState::NotEnrolled { reason, detail } = &workload.state
+        {
             lines.push(format!("workload {}: {reason}: {detail}", workload.name));
             lines.push(format!("  {}", reason.remedy()));
         }

@@ -124,6 +124,35 @@ fn nobody_is_an_answer_and_no_identity() {
 }
 
 #[test]
+fn a_clients_connection_stays_in_its_family() {
+    let mut cluster = kubernetes();
+    let behind = Behind {
+        workloads: ["10.0.1.4:80", "[fd00:1::4]:80"]
+            .map(|it| it.parse().unwrap())
+            .into(),
+        addresses: Vec::new(),
+    };
+    let dual = Arc::new(Service(HashMap::from([(80, behind)])));
+    for vip in ["10.96.0.5", "fd00:96::5"] {
+        cluster.services.insert(ip(vip), Arc::clone(&dual));
+    }
+    for pod in ["10.0.1.4", "fd00:1::4"] {
+        seen(&mut cluster, pod, Some("web"), None);
+    }
+    let directory = directory(cluster);
+    for (vip, pod) in [
+        ("10.96.0.5:80", "10.0.1.4:80"),
+        ("[fd00:96::5]:80", "[fd00:1::4]:80"),
+    ] {
+        let Destination::Service(found) = directory.find(dst(vip)) else {
+            panic!("{vip} leads nowhere");
+        };
+        let found: Vec<SocketAddr> = found.iter().map(Target::address).collect();
+        assert_eq!(found, [pod.parse().unwrap()]);
+    }
+}
+
+#[test]
 fn what_lies_outside_the_networks_is_captured_too() {
     let mut cluster = cluster();
     cluster.networks.pop();

@@ -175,6 +175,12 @@ impl Kernel {
         self.exempt.put(&id, &1).of_map(name::EXEMPT, "written")
     }
 
+    /// Whether sockets of that cgroup are the daemon's own, or left alone as they are.
+    pub fn is_exempt(&self, cgroup: u64) -> Result<bool, KernelError> {
+        let exempt = self.exempt.get(&cgroup).of_map(name::EXEMPT, "read")?;
+        Ok(exempt.is_some())
+    }
+
     /// Replaces the node's networks under traffic.
     pub fn set_networks(&mut self, mesh: &[IpNet], excluded: &[IpNet]) -> Result<(), KernelError> {
         self.workloads
@@ -211,7 +217,7 @@ impl Kernel {
             return Err(KernelError::HostNetwork { cookie });
         }
         if let Some(id) = enrolment.cgroup_id
-            && self.exempt.get(&id).of_map(name::EXEMPT, "read")?.is_some()
+            && self.is_exempt(id)?
         {
             return Err(KernelError::SharesCgroup);
         }

@@ -5,6 +5,7 @@
 //! snapshot. While it is away the last snapshot stands.
 
 mod ask;
+mod events;
 mod kept;
 mod pods;
 mod probes;
@@ -36,8 +37,11 @@ use crate::config::{self, Config};
 use crate::directory::{Cluster, Who};
 use crate::locate;
 
-pub use pods::Rules;
+use events::Events;
+pub use events::Notice;
+pub use pods::{Rules, Unfit};
 use saved::{Saved, SavedError, Saver};
+pub use services::PodRef;
 use store::{News, NotKnown, Store};
 use watch::Told;
 
@@ -53,6 +57,16 @@ pub struct Snapshot {
     pub cluster: Arc<Cluster>,
     /// The pods of this node, enrolled or not.
     pub workloads: Vec<config::Workload>,
+    /// And those that cannot be enrolled, though they should.
+    pub unfit: Vec<Unfit>,
+}
+
+/// What the rest of the daemon has to say here.
+pub struct FromNode {
+    /// Addresses that somebody wants to know about.
+    pub questions: mpsc::Receiver<IpAddr>,
+    /// What pods are to be told by Events.
+    pub notices: mpsc::Receiver<Notice>,
 }
 
 /// Why the API server cannot even be asked.
@@ -78,13 +92,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts to watch, in tasks of the current `LocalSet`, from what an earlier
-/// daemon has saved. `questions` are addresses that somebody wants to know
-/// about, `cgroup2` is the mount of the unified cgroup tree.
+/// daemon has saved. `cgroup2` is the mount of the unified cgroup tree.
 pub async fn start(
     kubernetes: &config::Kubernetes,
     config: &Config,
     cgroup2: &Path,
-    questions: mpsc::Receiver<IpAddr>,
+    node: FromNode,
 ) -> Result<latest::Receiver<Arc<Snapshot>>, KubernetesError> {
     let client = client(kubernetes).await?;
     let rules = Rules {
@@ -103,6 +116,7 @@ pub async fn start(
         None
     });
     let mut observer = Observer {
+        events: Events::new(client.clone(), &rules.node),
         store: store.unwrap_or_else(|| Store::new(rules)),
         client,
         saver: Saver::new(saved, Instant::now()),
@@ -111,7 +125,7 @@ pub async fn start(
         sender,
     };
     observer.publish();
-    spawn_local(observer.run(told, questions));
+    spawn_local(observer.run(told, node));
     Ok(snapshots)
 }
 
@@ -197,6 +211,7 @@ struct Observer {
     store: Store,
     client: Client,
     saver: Saver,
+    events: Events,
     /// By the kind whose watch has it.
     troubles: BTreeMap<&'static str, String>,
     /// Addresses whose answer is on its way.
@@ -211,7 +226,7 @@ struct Answer {
 }
 
 impl Observer {
-    async fn run(mut self, mut told: mpsc::Receiver<Told>, mut questions: mpsc::Receiver<IpAddr>) {
+    async fn run(mut self, mut told: mpsc::Receiver<Told>, mut node: FromNode) {
         let mut lookups = JoinSet::new();
         let mut tidy = Instant::now() + TIDY_EVERY;
         let mut publish_at: Option<Instant> = None;
@@ -225,12 +240,19 @@ impl Observer {
                 biased;
                 Some(told) = told.recv() => self.heed(told),
                 Some(answer) = lookups.join_next() => answer.is_ok_and(|answer| self.take(answer)),
-                Some(address) = questions.recv(), if lookups.len() < AT_ONCE => {
+                Some(address) = node.questions.recv(), if lookups.len() < AT_ONCE => {
                     if self.asked.insert(address) {
                         lookups.spawn(self.look_up(address));
                     }
                     false
                 }
+                Some(Notice { uid, cut }) = node.notices.recv() => {
+                    if let Some(pod) = self.store.pod(&uid) {
+                        self.events.connections_cut(&pod, cut);
+                    }
+                    false
+                }
+                () = self.events.told() => false,
                 () = self.saver.written() => false,
                 () = sleep_until(due) => {
                     let now = Instant::now();
@@ -322,6 +344,7 @@ impl Observer {
         }
         let trouble = self.troubles.values().next().cloned();
         let snapshot = self.store.snapshot(trouble.or_else(|| self.told_before()));
+        self.events.cannot_enrol(&snapshot.unfit);
         self.sender.send_replace(Arc::new(snapshot));
     }
 

@@ -12,6 +12,8 @@ use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source}
 use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+use super::services::PodRef;
+
 use super::probes;
 
 /// How this node reads what it is told of pods.
@@ -38,6 +40,7 @@ pub(super) struct Pod {
     pub(super) addresses: Vec<IpAddr>,
     /// It has no network namespace of its own.
     host_network: bool,
+    runtime_class: Option<String>,
     /// Nothing of it runs any more, and its addresses may be another's.
     ended: bool,
     mode: Option<Mode>,
@@ -49,6 +52,20 @@ pub(super) struct Pod {
     /// What of its labels and annotations cannot be understood.
     pub(super) complaints: Vec<String>,
 }
+
+/// A pod of this node that should be enrolled, and why it cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    pub pod: PodRef,
+    /// What it would have.
+    pub identity: SpiffeId,
+    pub mode: Mode,
+    pub why: String,
+}
+
+/// Parts of the names of runtime classes under which a pod's sockets are not
+/// the host's.
+const SANDBOXES: [&str; 3] = ["kata", "gvisor", "runsc"];
 
 impl Pod {
     pub(super) fn read(pod: core::Pod, rules: &Rules) -> Option<Self> {
@@ -78,6 +95,7 @@ impl Pod {
                 .filter_map(|it| it.ip.parse().ok())
                 .collect(),
             host_network: spec.host_network.unwrap_or(false),
+            runtime_class: spec.runtime_class_name,
             ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             mode,
             excluded,
@@ -86,6 +104,47 @@ impl Pod {
             probe_ports,
             complaints,
         })
+    }
+
+    /// Why the hooks cannot see its connections, if they cannot.
+    fn hidden(&self) -> Option<String> {
+        if self.host_network {
+            let why = "a pod with hostNetwork has no network namespace of its own";
+            return Some(why.to_owned());
+        }
+        let class = self.runtime_class.as_deref()?;
+        let is_sandbox = SANDBOXES.iter().any(|sandbox| class.contains(sandbox));
+        is_sandbox
+            .then(|| format!("its runtime class {class} keeps its sockets in a kernel of its own"))
+    }
+
+    fn mode(&self, of_namespace: Option<Mode>, rules: &Rules) -> Mode {
+        self.mode.or(of_namespace).unwrap_or(rules.mode)
+    }
+
+    /// Wanted to be enrolled, and cannot be.
+    pub(super) fn unfit(&self, of_namespace: Option<Mode>, rules: &Rules) -> Option<Unfit> {
+        let mode = self.mode(of_namespace, rules);
+        if mode == Mode::Off || self.ended {
+            return None;
+        }
+        let (namespace, account) = (&self.namespace, &self.service_account);
+        let identity = rules.template.id(&rules.trust_domain, namespace, account);
+        Some(Unfit {
+            pod: self.reference(),
+            identity: identity.ok()?,
+            mode,
+            why: self.hidden()?,
+        })
+    }
+
+    /// By which others in the cluster know it.
+    pub(super) fn reference(&self) -> PodRef {
+        PodRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
     }
 
     /// Whose its addresses are; `None` if they are nobody's, or the node's.
@@ -119,12 +178,16 @@ impl Pod {
         of_namespace: Option<Mode>,
         rules: &Rules,
     ) -> Option<config::Workload> {
+        let mode = self.mode(of_namespace, rules);
+        if mode != Mode::Off && self.hidden().is_some() {
+            return None;
+        }
         Some(config::Workload {
             name: format!("{}/{}", self.namespace, self.name),
             spiffe_id: self.identity(rules)?,
             place: Place::Pod(self.uid.clone()),
             addresses: Vec::new(),
-            mode: Some(self.mode.or(of_namespace).unwrap_or(rules.mode)),
+            mode: Some(mode),
             connect: None,
             source: self.source(rules),
             excluded: self.excluded.clone(),
@@ -312,6 +375,24 @@ mod tests {
         let nameless = json!({"containers": []});
         let id = pod(&json!({}), &nameless, &json!({})).identity(&rules());
         assert!(id.unwrap().as_str().ends_with("/sa/default"));
+    }
+
+    #[test]
+    fn what_the_hooks_cannot_see_is_not_enrolled_and_says_why() {
+        let host = json!({"containers": [], "hostNetwork": true});
+        let kata = json!({"containers": [], "runtimeClassName": "kata-qemu"});
+        let plain = json!({"containers": [], "runtimeClassName": "nvidia"});
+        for (spec, said) in [(host, "hostNetwork"), (kata, "kata-qemu")] {
+            let pod = pod(&json!({}), &spec, &json!({}));
+            let unfit = pod.unfit(Some(Mode::Strict), &rules()).unwrap();
+            assert!(unfit.why.contains(said), "{}", unfit.why);
+            assert_eq!(unfit.pod.uid, "u1");
+            assert_eq!(pod.workload(Some(Mode::Strict), &rules()), None);
+            assert_eq!(pod.unfit(None, &rules()), None, "nobody wanted it");
+        }
+        let plain = pod(&json!({}), &plain, &json!({}));
+        assert_eq!(plain.unfit(Some(Mode::Strict), &rules()), None);
+        assert!(plain.workload(Some(Mode::Strict), &rules()).is_some());
     }
 
     #[test]

@@ -48,10 +48,10 @@ pub(super) struct Endpoint {
 
 /// The pod that an endpoint is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct PodRef {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -269,6 +269,36 @@ mod tests {
         let last = of(&[unready.clone(), ending]);
         assert_eq!(endpoints(&service, &[last], 80), ["10.0.1.2:80"]);
         assert_eq!(endpoints(&service, &[of(&[unready])], 80), [""; 0]);
+    }
+
+    #[test]
+    fn who_publishes_what_is_not_ready_gets_connections_and_so_does_what_is_unsaid() {
+        let service = service(&json!({"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
+        // As the controller writes it for publishNotReadyAddresses.
+        let published = slice(
+            &json!([{"port": 80}]),
+            &json!([
+                {"addresses": ["10.0.1.4"], "conditions": {"ready": true, "serving": false}},
+                {"addresses": ["10.0.1.5"], "conditions": {
+                    "ready": true, "serving": true, "terminating": true,
+                }},
+                {"addresses": ["10.0.1.6"]},
+            ]),
+        );
+        let all = ["10.0.1.4:80", "10.0.1.5:80", "10.0.1.6:80"];
+        assert_eq!(endpoints(&service, &[published], 80), all);
+    }
+
+    #[test]
+    fn a_local_service_without_endpoints_here_has_none() {
+        let local = service(&json!({
+            "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}], "internalTrafficPolicy": "Local",
+        }));
+        let slice = slice(
+            &json!([{"port": 80}]),
+            &json!([{"addresses": ["10.0.2.4"], "nodeName": "b"}, {"addresses": ["10.0.3.4"]}]),
+        );
+        assert_eq!(endpoints(&local, &[slice], 80), [""; 0]);
     }
 
     #[test]

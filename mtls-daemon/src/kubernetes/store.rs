@@ -23,7 +23,7 @@ use crate::directory::{self, Cluster, Seen, Who};
 use super::Snapshot;
 use super::ask::Hints;
 use super::kept::{Change, Kept};
-use super::pods::{Pod, Rules, mode};
+use super::pods::{Pod, Rules, Unfit, mode};
 use super::services::{PodRef, Service, Slice};
 
 pub(super) use state::NotKnown;
@@ -289,6 +289,7 @@ impl Store {
                 networks: networks.into_iter().collect(),
             }),
             workloads: self.workloads(),
+            unfit: self.unfit(),
         }
     }
 
@@ -302,6 +303,20 @@ impl Store {
         let mut workloads: Vec<_> = workloads.collect();
         workloads.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         workloads
+    }
+
+    fn unfit(&self) -> Vec<Unfit> {
+        let unfit = self.pods.values().filter_map(|pod| {
+            let of_namespace = self.namespaces.get(&pod.namespace)?;
+            pod.unfit(*of_namespace, &self.rules)
+        });
+        unfit.collect()
+    }
+
+    /// The pod of this node with that UID.
+    pub(super) fn pod(&self, uid: &str) -> Option<PodRef> {
+        let mut pods = self.pods.values();
+        pods.find(|pod| pod.uid == uid).map(Pod::reference)
     }
 
     fn lookup_tables(&mut self) -> HashMap<IpAddr, Arc<directory::Service>> {

@@ -66,6 +66,8 @@ families! {
         "Decisions of the kernel programs by hook and outcome.";
     UNKNOWN_WORKLOADS = Counter "mtls_unknown_workloads_total" []
         "Reports by the kernel of a network namespace that nobody classified.";
+    EARLIER_CONNECTIONS = Counter "mtls_earlier_connections_total" ["result"]
+        "Connections in clear from before a workload was enrolled: ended then (ok), or left because the kernel would not end them (error).";
     BPF_ATTACHED = Gauge "mtls_bpf_programs_attached" ["hook"]
         "1 while the hook's programs are attached where they must be, 0 when one is missing.";
     BPF_MAP_ENTRIES = Gauge "mtls_bpf_map_entries" ["map"]

@@ -56,6 +56,7 @@ struct Shard {
     bytes: Table<(Direction, Towards)>,
     limits: Table<Limit>,
     unknown_workloads: Cell,
+    earlier: Table<Outcome>,
     plaintext: Table<(Direction, Plaintext)>,
     revocation_unknown: Table<Direction>,
     proofs: Table<(Direction, Outcome)>,
@@ -113,6 +114,7 @@ pub struct NodeFigures {
     pub workloads_waiting: usize,
     pub workloads_ready: usize,
     pub workloads_failed: usize,
+    pub workloads_not_enrolled: usize,
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
     pub log_lines_dropped: u64,
@@ -231,6 +233,7 @@ impl Metrics {
         decisions::render(sheet, shards);
         let unknown = shards.iter().map(|s| s.unknown_workloads.get()).sum();
         sheet.count(families::UNKNOWN_WORKLOADS, &[], unknown);
+        sheet.table(families::EARLIER_CONNECTIONS, shards, |s| &s.earlier);
     }
 
     fn in_clear(&self) -> kernel::InClear {
@@ -274,6 +277,7 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
         ("waiting", node.workloads_waiting),
         ("ready", node.workloads_ready),
         ("failed", node.workloads_failed),
+        ("not_enrolled", node.workloads_not_enrolled),
     ];
     for (state, count) in states {
         sheet.count(families::WORKLOADS, &[state], count as u64);
@@ -411,6 +415,10 @@ impl ThreadMetrics {
     /// The daemon carries a connection without a tunnel.
     pub fn carried_in_clear(&self, direction: Direction, why: Plaintext) {
         self.shard.plaintext.at((direction, why)).add(1);
+    }
+
+    pub fn earlier_connections(&self, outcome: Outcome, count: usize) {
+        self.shard.earlier.at(outcome).add(count as u64);
     }
 
     pub fn unknown_workload(&self) {

@@ -2,6 +2,7 @@
 //! are in place, and who serves them.
 
 mod displaced;
+mod earlier;
 mod enrolled;
 mod place;
 mod policies;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use mtls_common::syn::Syn;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::addr::OriginalDst;
 use crate::admin::view::Phase;
@@ -24,12 +25,13 @@ use crate::config::{self, Config};
 use crate::facts::Facts;
 use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
-use crate::kubernetes::Snapshot;
+use crate::kubernetes::{Notice, Snapshot};
 use crate::metrics::{Metrics, ThreadMetrics};
 use crate::netns::{Cookie, Netns};
 use crate::reason::Reason;
 use crate::worker::{self, Command};
 
+pub use earlier::Newcomer;
 use enrolled::{Enrolled, Placed};
 pub use policies::Policies;
 pub use reload::InstallError;
@@ -39,6 +41,8 @@ pub struct Node {
     pub config: RefCell<Arc<Config>>,
     /// What the cluster says, if the node belongs to one.
     pub cluster: RefCell<Option<Arc<Snapshot>>>,
+    /// What the cluster is to hear of pods.
+    pub notices: mpsc::Sender<Notice>,
     pub origin: Origin,
     pub kernel: RefCell<Kernel>,
     pub host: Netns,
@@ -52,6 +56,8 @@ pub struct Node {
     pub counts: ThreadMetrics,
     pub clock: Clock,
     pub workloads: RefCell<BTreeMap<String, Enrolled>>,
+    /// Whose connections from before are not cut yet.
+    pub newcomers: RefCell<Vec<Newcomer>>,
     /// Told when a workload's state may have changed.
     pub changes: watch::Sender<()>,
     pub phase: RefCell<Phase>,

@@ -18,6 +18,7 @@ use crate::worker::Command;
 use crate::workload::Workload;
 
 use super::Node;
+use super::earlier::Newcomer;
 use super::enrolled::{Enrolled, Fault, Placed};
 
 /// Listeners of each kind that a workload has. One home worker measured
@@ -44,6 +45,7 @@ impl Node {
         }
         self.let_go(&workloads);
         drop(workloads);
+        self.cut_earlier_connections();
         if changed {
             self.changes.send_replace(());
         }
@@ -207,12 +209,11 @@ impl Node {
         let config = self.config.borrow();
         let network = &config.network;
         let mut kernel = self.kernel.borrow_mut();
-        if let Some(fault) = &missing
-            && kernel.is_enrolled(netns.cookie().0)
-        {
+        let is_new = !kernel.is_enrolled(netns.cookie().0);
+        if let (Some(fault), false) = (&missing, is_new) {
             return Err(fault.clone());
         }
-        let slots = kernel.enrol(&Enrolment {
+        let enrolment = Enrolment {
             cookie: netns.cookie().0,
             netns: netns.as_fd(),
             found_at: self.found_at(wanted),
@@ -230,8 +231,13 @@ impl Node {
             truthful: config.connect_of(wanted) == Connect::Truthful,
             probe_ports: wanted.probe_ports.clone(),
             spread: SPREAD,
-        });
+        };
+        let slots = kernel.enrol(&enrolment);
         let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        if is_new {
+            let newcomer = Newcomer::new(wanted, netns, &enrolment);
+            self.newcomers.borrow_mut().push(newcomer);
+        }
         match missing {
             Some(fault) => Err(fault),
             None => Ok((slots, addresses)),

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use crate::admin::view::{
     CertificateStatus, Certificates, ClusterStatus, ConfigStatus, Connection, ConnectionDirection,
     EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus,
-    RevocationStatus, RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadStatus,
+    RevocationStatus, RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadState,
+    WorkloadStatus,
 };
-use crate::config::{Config, Mode, Workload};
+use crate::config::{Config, Mode, Place, Workload};
 use crate::flow::Snapshot;
 use crate::identity::{Revocation, Svid, TrustBundle};
 use crate::kernel::Kernel;
@@ -30,6 +31,8 @@ impl NodeView for Node {
     fn status(&self) -> NodeStatus {
         let config = self.config.borrow();
         let workloads = self.workloads.borrow();
+        let cluster = self.cluster.borrow();
+        let unfit = cluster.iter().flat_map(|snapshot| &snapshot.unfit);
         NodeStatus {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -45,11 +48,12 @@ impl NodeView for Node {
             workloads: workloads
                 .values()
                 .map(|enrolled| self.workload_status(enrolled))
+                .chain(unfit.map(unfit_status))
                 .collect(),
             displaced: self.displaced(&workloads),
             trust_bundles: self.trust_bundles(workloads.values()),
             revocation: self.revocation_statuses(),
-            cluster: self.cluster.borrow().as_deref().map(cluster_status),
+            cluster: cluster.as_deref().map(cluster_status),
             peers: config.peers.len(),
             services: self.facts.borrow().directory.services(),
         }
@@ -279,6 +283,29 @@ impl Node {
             excluded_inbound_ports: Vec::new(),
             probe_ports: Vec::new(),
         })
+    }
+}
+
+fn unfit_status(unfit: &kubernetes::Unfit) -> WorkloadStatus {
+    let kubernetes::PodRef {
+        namespace,
+        name,
+        uid,
+    } = &unfit.pod;
+    WorkloadStatus {
+        name: format!("{namespace}/{name}"),
+        identity: unfit.identity.clone(),
+        place: Place::Pod(uid.clone()),
+        mode: unfit.mode,
+        state: WorkloadState::NotEnrolled {
+            reason: Reason::CannotEnrol,
+            detail: unfit.why.clone(),
+        },
+        svid: None,
+        renewal_error: None,
+        netns_cookie: None,
+        addresses: Vec::new(),
+        connections: 0,
     }
 }
 

@@ -1,0 +1,179 @@
+//! Events on pods, for those who ask the API server why a pod is not, or not
+//! any more, what they think.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::sock_diag::Cut;
+
+use super::pods::Unfit;
+use super::services::PodRef;
+use super::watch;
+
+/// At once; more come by and by, and what is too much is left to the log.
+const BURST: u32 = 25;
+const ONE_EVERY: Duration = Duration::from_secs(5);
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Connections of a pod of this node were cut when it was enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub uid: String,
+    pub cut: Cut,
+}
+
+pub(super) struct Events {
+    recorder: Recorder,
+    allowance: Allowance,
+    under_way: JoinSet<Result<(), String>>,
+    failed: bool,
+    /// Pods that cannot be enrolled and know it, by UID.
+    unfit: HashSet<String>,
+}
+
+impl Events {
+    pub(super) fn new(client: Client, node: &str) -> Self {
+        let reporter = Reporter {
+            controller: "mtls-daemon".to_owned(),
+            instance: Some(node.to_owned()),
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+            allowance: Allowance::full(Instant::now()),
+            under_way: JoinSet::new(),
+            failed: false,
+            unfit: HashSet::new(),
+        }
+    }
+
+    /// Once each.
+    pub(super) fn cannot_enrol(&mut self, unfit: &[Unfit]) {
+        (self.unfit).retain(|uid| unfit.iter().any(|Unfit { pod, .. }| pod.uid == *uid));
+        for Unfit { pod, why, .. } in unfit {
+            if self.unfit.insert(pod.uid.clone()) {
+                let note = format!("Its connections are not protected: {why}");
+                self.tell(pod, EventType::Warning, "NotEnrolled", note);
+            }
+        }
+    }
+
+    pub(super) fn connections_cut(&mut self, pod: &PodRef, Cut { ended, left }: Cut) {
+        let (kind, reason, note) = match left {
+            0 => (
+                EventType::Normal,
+                "ConnectionsCut",
+                format!("Ended {ended} TCP connections from before the pod was enrolled"),
+            ),
+            _ => (
+                EventType::Warning,
+                "ConnectionsInClear",
+                "TCP connections from before the pod was enrolled go on in clear, for the node's \
+                 kernel does not end them: delete the pod, so that it is made anew"
+                    .to_owned(),
+            ),
+        };
+        self.tell(pod, kind, reason, note);
+    }
+
+    fn tell(&mut self, pod: &PodRef, kind: EventType, reason: &str, note: String) {
+        if !self.allowance.take(Instant::now()) {
+            let pod = format!("{}/{}", pod.namespace, pod.name);
+            tracing::info!(pod, reason, note, "too many Events: this one is only here");
+            return;
+        }
+        let event = Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Enrol".to_owned(),
+            secondary: None,
+        };
+        let (recorder, pod) = (self.recorder.clone(), reference(pod));
+        self.under_way.spawn_local(async move {
+            match timeout(WITHIN, recorder.publish(&event, &pod)).await {
+                Ok(published) => published.map_err(|error| watch::root_cause(&error)),
+                Err(_elapsed) => Err(format!("no answer within {WITHIN:?}")),
+            }
+        });
+    }
+
+    /// Returns when one was told, or was not; pends while there is none.
+    pub(super) async fn told(&mut self) {
+        let Some(done) = self.under_way.join_next().await else {
+            return std::future::pending().await;
+        };
+        let told = done.unwrap_or_else(|error| Err(error.to_string()));
+        if let (Err(error), false) = (&told, self.failed) {
+            tracing::warn!(
+                error,
+                "the API server takes no Events of pods: let the daemon's account create and patch events.k8s.io"
+            );
+        }
+        self.failed = told.is_err();
+    }
+}
+
+fn reference(pod: &PodRef) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+/// So many more may be told.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    fn full(now: Instant) -> Self {
+        Self {
+            left: BURST,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < BURST && now.saturating_duration_since(self.since) >= ONE_EVERY {
+            self.left += 1;
+            self.since += ONE_EVERY;
+        }
+        if self.left == BURST {
+            self.since = now;
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_an_end_to_events_and_a_beginning_again() {
+        let now = Instant::now();
+        let mut allowance = Allowance::full(now);
+        let told = (0..2 * BURST).filter(|_| allowance.take(now)).count();
+        assert_eq!(told, BURST as usize);
+        assert!(!allowance.take(now + ONE_EVERY / 2));
+        assert!(allowance.take(now + ONE_EVERY));
+        assert!(!allowance.take(now + ONE_EVERY));
+        let later = now + ONE_EVERY * 1000;
+        let told = (0..2 * BURST).filter(|_| allowance.take(later)).count();
+        assert_eq!(told, BURST as usize);
+    }
+}
