@@ -24,6 +24,8 @@ const TCP: u8 = 6;
 const HEADER: usize = 16;
 /// Bytes of an `inet_diag_sockid`.
 const ID: usize = 48;
+/// Of a request: a header, 8 bytes of its own and an id.
+const LENGTH: u32 = 72;
 
 /// Whether a TCP socket that listens in the namespace would get a connection
 /// from `from` to `to`.
@@ -87,9 +89,8 @@ struct Request<'a> {
 
 impl Request<'_> {
     fn send(&self, netlink: &OwnedFd) -> io::Result<()> {
-        const LENGTH: usize = HEADER + 8 + ID;
-        let mut bytes = Vec::with_capacity(LENGTH);
-        bytes.extend((LENGTH as u32).to_ne_bytes());
+        let mut bytes = Vec::with_capacity(72);
+        bytes.extend(LENGTH.to_ne_bytes());
         bytes.extend(self.kind.to_ne_bytes());
         bytes.extend((NLM_F_REQUEST | self.flags).to_ne_bytes());
         bytes.extend([0; 8]);
