@@ -89,7 +89,7 @@ struct Request<'a> {
 
 impl Request<'_> {
     fn send(&self, netlink: &OwnedFd) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(72);
+        let mut bytes = Vec::with_capacity(LENGTH as usize);
         bytes.extend(LENGTH.to_ne_bytes());
         bytes.extend(self.kind.to_ne_bytes());
         bytes.extend((NLM_F_REQUEST | self.flags).to_ne_bytes());

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "this is a program for people")]
 #![expect(clippy::print_stderr, reason = "this is a program for people")]
 
+mod cluster_load;
 mod diagnosis;
 mod facts;
 mod keep;
@@ -25,7 +26,7 @@ use screen::Screen;
 use soak::Soak;
 use stage::{Sabotage, Stage};
 
-const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --kubernetes | --stop\n       cargo xtask soak [--minutes N] [--record FILE]";
+const USAGE: &str = "usage: cargo xtask demo [--keep] [--sabotage wrong-root] | --kubernetes | --stop\n       cargo xtask soak [--minutes N] [--record FILE]\n       cargo xtask cluster-load [--services N]";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -40,6 +41,8 @@ struct Options {
     kubernetes: bool,
     /// Instead of showing the facts once.
     soak: Option<Soak>,
+    /// A cluster of so many Services, and one daemon.
+    services: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,8 @@ fn parse(words: &[String]) -> Option<Options> {
                     record: None,
                 });
             }
+            "--cluster-load" => options.services = Some(cluster_load::SERVICES),
+            "--services" => *options.services.as_mut()? = words.next()?.parse().ok()?,
             "--minutes" => {
                 options.soak.as_mut()?.span = MINUTE * words.next()?.parse().ok()?;
             }
@@ -81,7 +86,8 @@ fn parse(words: &[String]) -> Option<Options> {
         }
     }
     let alone = !(options.keep || options.sabotage.is_some() || options.soak.is_some());
-    (alone || !options.kubernetes).then_some(options)
+    let in_a_cluster = options.kubernetes || options.services.is_some();
+    (alone || !in_a_cluster).then_some(options)
 }
 
 fn perform(options: &Options, screen: &mut Screen) -> Result {
@@ -92,6 +98,9 @@ fn perform(options: &Options, screen: &mut Screen) -> Result {
     }
     clean_up_on_interrupt()?;
     let scene = Scene::new("demo")?;
+    if let Some(services) = options.services {
+        return cluster_load::run(&scene, services, screen);
+    }
     if options.kubernetes {
         return kubernetes::show(&scene, screen);
     }

@@ -89,6 +89,23 @@ fn cluster() -> Result {
         refused(&plane, "shop", "deploy/client", &stranger)?;
         wire.finish()?.ensure_only_tls()?;
 
+        // The trust bundle is a ConfigMap's, and follows it.
+        let other = Ca::create(scene.dir(), "other", "example.org")?;
+        daemons.trust(&[&ca, &other])?;
+        for node in [&a, &b] {
+            wait_for(
+                Deadline::after(POD),
+                || "the second root",
+                || {
+                    let domain = [("trust_domain", "example.org")];
+                    let metrics = daemons.metrics(node)?;
+                    let roots = metrics.count("mtls_trust_bundle_roots", &domain);
+                    Ok((roots == 2).then_some(()))
+                },
+            )?;
+        }
+        ask(&plane, "shop", "deploy/client", SERVICE)?;
+
         // The operator's own ways into a pod.
         let log = plane.kubectl(&["logs", "-n", "shop", "deploy/web"])?;
         ensure(log.contains("serving"), || format!("logs said {log}"))?;

@@ -4,16 +4,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
+use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn, namespace, plan, state};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Daemon, workloads};
 use mtls_tests::script::{Connect, Ended, Step};
-use mtls_tests::{
-    Doing, Error, Family, Mesh, Node, Plan, Result, ensure, ensure_eq, play, two_nodes,
-};
+use mtls_tests::{Doing, Error, Family, Mesh, Node, Result, ensure, ensure_eq, play, two_nodes};
 use serde_json::{Value, json};
 
 #[test]
@@ -168,41 +166,6 @@ fn kubernetes() -> Result {
         }
         ensure(cut > 0, || "nothing was counted")
     })
-}
-
-pub(crate) fn plan(plane: &ControlPlane, nodes: &[&Node]) -> Result<Plan> {
-    namespace(plane, "mtls-daemon", &json!({}))?;
-    plane.apply_chart("templates/rbac.yaml")?;
-    let token = plane.kubectl(&["create", "token", "-n", "mtls-daemon", "mtls-daemon"])?;
-    let login = plane.kubeconfig("daemon.kubeconfig", token.trim())?;
-    let mut plan = Plan::on(nodes.iter().copied())
-        // The networks are the nodes' and the Services'.
-        .set("network", "mesh", "[]")
-        .set(
-            "kubernetes",
-            "kubeconfig",
-            &format!("{:?}", login.display().to_string()),
-        );
-    for node in nodes {
-        let name = format!("{:?}", node.name());
-        let state = format!("{:?}", state(node).display().to_string());
-        plan = plan.set_on(node, "kubernetes", "node_name", &name);
-        plan = plan.set_on(node, "kubernetes", "state", &state);
-    }
-    Ok(plan)
-}
-
-/// Where a node's daemon keeps what it knows of the cluster.
-fn state(node: &Node) -> PathBuf {
-    node.scene()
-        .dir()
-        .join(format!("state-{}/cluster", node.name()))
-}
-
-pub(crate) fn namespace(plane: &ControlPlane, name: &str, labels: &Value) -> Result {
-    plane.apply(&json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
-    }))
 }
 
 pub(crate) fn account(plane: &ControlPlane, namespace: &str, name: &str) -> Result {

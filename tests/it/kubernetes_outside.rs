@@ -6,14 +6,14 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn};
+use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn, namespace, plan};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Daemon, workloads};
 use mtls_tests::process::Output;
 use mtls_tests::{Error, Family, Mesh, Result, ensure, ensure_eq, play, programs, two_nodes};
 use serde_json::json;
 
-use crate::kubernetes::{account, namespace, plan, pod, wait_for_event, wait_for_mode};
+use crate::kubernetes::{account, pod, wait_for_event, wait_for_mode};
 
 #[test]
 fn kubernetes_outside() -> Result {

@@ -21,6 +21,14 @@ pub(crate) fn soak(words: &[&str]) -> Result {
     start(Profile::Release, None, &words)
 }
 
+/// The same.
+pub(crate) fn cluster_load(words: &[&str]) -> Result {
+    let words: Vec<&str> = std::iter::once("--cluster-load")
+        .chain(words.iter().copied())
+        .collect();
+    start(Profile::Release, Some(Need::Cluster), &words)
+}
+
 fn start(profile: Profile, more: Option<Need>, words: &[&str]) -> Result {
     let needs = [Need::Build, Need::Kernel, Need::Apps];
     setup::run(&needs.into_iter().chain(more).collect::<Vec<_>>())?;

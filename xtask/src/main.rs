@@ -46,6 +46,9 @@ usage: cargo xtask COMMAND
   soak [--minutes N] [--record FILE]
                      the demo's applications at once, over and over, with crashes: 30 minutes
                      in which nothing may grow and every byte is compared (root)
+  cluster-load [--services N]
+                     what a daemon asks of an API server, and what it holds, where there are
+                     10,000 Services with 5 endpoints each (root)
   tidy               check arrows, links, file lengths, licences, dependencies
 
 Everything that is downloaded or built apart from cargo's own target folder
@@ -86,6 +89,7 @@ fn obey(words: &[&str]) -> Result {
         ["bench", words @ ..] => bench::run(words),
         ["kernels", words @ ..] => kernels::run(words),
         ["soak", words @ ..] => demo::soak(words),
+        ["cluster-load", words @ ..] => demo::cluster_load(words),
         ["tidy"] => tidy::run(),
         [command @ ("build-ebpf" | "build" | "tidy"), ..] => Err(Failure::usage(format!(
             "`cargo xtask {command}` does not take that; see `cargo xtask help`"

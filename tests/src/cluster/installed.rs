@@ -45,11 +45,15 @@ impl<'a> Installed<'a> {
             &from_file("ca.pem", &ca.certificate),
             &from_file("key.pem", &ca.key),
         ])?;
+        trust(plane, &[ca])?;
         let values = json!({
             "config": {
                 "identity": {
                     "trust_domain": "example.org",
-                    "disk-ca": {"certificate": "/ca/ca.pem", "key": "/ca/key.pem"},
+                    "disk-ca": {
+                        "certificate": "/ca/ca.pem", "key": "/ca/key.pem",
+                        "bundle": "/trust/trust-bundle.pem",
+                    },
                 },
                 "kubernetes": {"kubelet_cgroup": "/host/cgroup2/kubelet"},
                 "log": {"format": "json"},
@@ -58,8 +62,14 @@ impl<'a> Installed<'a> {
             "host": {"cgroup2": CGROUP},
             // No kube-proxy carries the Service `kubernetes`.
             "apiServer": {"host": api_server.wire_address(Family::V4), "port": 6443},
-            "extraVolumes": [{"name": "ca", "secret": {"secretName": "ca", "defaultMode": 0o400}}],
-            "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
+            "extraVolumes": [
+                {"name": "ca", "secret": {"secretName": "ca", "defaultMode": 0o400}},
+                {"name": "trust", "configMap": {"name": "trust-bundle"}},
+            ],
+            "extraVolumeMounts": [
+                {"name": "ca", "mountPath": "/ca", "readOnly": true},
+                {"name": "trust", "mountPath": "/trust", "readOnly": true},
+            ],
         });
         let file = plane.folder().join("values.json");
         std::fs::write(&file, values.to_string())
@@ -84,6 +94,11 @@ impl<'a> Installed<'a> {
             Ok(()) => Ok(installed),
             Err(error) => Err(installed.why(&error)),
         }
+    }
+
+    /// Another trust bundle, as trust-manager would write it.
+    pub fn trust(&self, authorities: &[&Ca]) -> Result {
+        trust(self.plane, authorities)
     }
 
     /// Takes the release away, and returns when no daemon runs any more. What
@@ -210,6 +225,20 @@ pub(super) fn filled(node: &Node, template: &str) -> Result<String> {
 
 fn chart() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart")
+}
+
+fn trust(plane: &ControlPlane, authorities: &[&Ca]) -> Result {
+    let mut bundle = String::new();
+    for ca in authorities {
+        let certificate = &ca.certificate;
+        bundle += &std::fs::read_to_string(certificate)
+            .doing(|| format!("reading {}", certificate.display()))?;
+    }
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "trust-bundle", "namespace": NAME},
+        "data": {"trust-bundle.pem": bundle},
+    }))
 }
 
 fn from_file(key: &str, path: &Path) -> String {

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 mod control_plane;
 pub mod images;
 mod installed;
+mod plan;
 mod stand_in;
 mod worker;
 
 pub use control_plane::{ControlPlane, Kubelets};
 pub use installed::Installed;
+pub use plan::{namespace, plan, state};
 pub use stand_in::{HostPod, Kubepod, StandIn};
 pub use worker::Worker;
 

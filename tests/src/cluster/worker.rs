@@ -217,6 +217,8 @@ fn kubelet_config(node: &Node) -> Result<Value> {
     let below = below.map_err(|error| Error::Unexpected(error.to_string()))?;
     Ok(json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        // How soon a changed ConfigMap is in its volumes; by default a minute.
+        "syncFrequency": "5s",
         "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
         // Two kubelets with one root would end each other's pods.
         "cgroupRoot": format!("/{}", below.display()), "cgroupDriver": "cgroupfs",

@@ -16,7 +16,8 @@ struct Sample {
 }
 
 impl Metrics {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    /// Of whoever writes them.
+    pub fn parse(text: &str) -> Result<Self> {
         text.lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(|line| {
