@@ -15,7 +15,7 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
 use crate::admin::view::Phase;
 use crate::cgroup2::Cgroup2Error;
@@ -26,7 +26,7 @@ use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
 use crate::kernel::{self, Events, Kernel, KernelError};
 use crate::kubernetes::{self, FromNode, KubernetesError, Snapshot};
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::node::{InstallError, Node, Origin, Policies};
@@ -81,6 +81,7 @@ pub enum AppError {
 /// Run until SIGTERM or SIGINT, or until something fails that cannot be
 /// mended in this process. What is attached stays attached either way.
 pub fn run(config: Config, path: PathBuf) -> Result<(), AppError> {
+    memory::settle();
     raise_descriptor_limit().map_err(AppError::Descriptors)?;
     // Private keys stay out of core dumps and away from other processes.
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
@@ -199,8 +200,8 @@ async fn serve(
     let mut hangup = on(SignalKind::hangup())?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut memory = Memory::give_back();
-    let mut tidy = interval(TIDY_EVERY);
+    let mut memory = Memory::after_start();
+    let mut tidy = interval_at(Instant::now() + TIDY_EVERY, TIDY_EVERY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -1,6 +1,8 @@
 //! One connection as operators see it: counted and listed while it lives, and
 //! one line in the access log at its end.
 
+mod woken;
+
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,17 +17,20 @@ use tokio::time::Instant;
 
 use crate::access_log::{self, AccessRecord, TunnelUse};
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
-use crate::direct::{Direct, Moved};
+use crate::direct::Direct;
 use crate::facts::{Facts, Newest};
-use crate::metrics::{Direction, OpenConnection, ThreadMetrics, Towards};
+use crate::kernel::ClientName;
+use crate::metrics::{Direction, ThreadMetrics, Towards};
 use crate::netns::Cookie;
 use crate::policy::{self, Connection, Rules};
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
 use crate::trace::ConnectionId;
-use crate::tunnel::{self, Carried, CarryEnd, CarryHandle, Cut};
+use crate::tunnel::{self, Carried, CarryEnd, Cut};
 use crate::workload::Workload;
+
+use woken::Woken;
 
 /// How often the bytes of open connections are added to the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
@@ -91,26 +96,24 @@ pub enum Carry {
     Direct(Box<Direct>),
 }
 
-/// Reads how much of one was carried so far, and ends it.
-#[derive(Clone)]
-enum Handle {
-    Tunnel(CarryHandle),
-    Direct(Rc<Moved>),
-}
-
 /// The connections of one worker.
 pub struct Flows {
     metrics: ThreadMetrics,
     facts: Newest,
     live: RefCell<Slab<Live>>,
+    /// Those of `live` that may have ended, by their places.
+    woken: Woken,
     /// Told whenever the last connection has ended.
     emptied: Notify,
 }
 
-/// A connection that is open.
+/// A connection that is open: all that an idle one costs, besides its place in
+/// the tunnel's loop. It has no task of its own.
 struct Live {
-    flow: Rc<Flow>,
-    handle: Handle,
+    flow: Flow,
+    carry: Carry,
+    /// Boxed: only inbound ones have one.
+    name: Option<Box<ClientName>>,
     /// What the metrics know of its bytes, into the tunnel and out of it.
     counted: (u64, u64),
 }
@@ -135,32 +138,54 @@ impl Flows {
             metrics,
             facts,
             live: RefCell::default(),
+            woken: Woken::default(),
             emptied: Notify::new(),
         }
     }
 
-    /// Bytes flow from now on. Returns at the connection's end, when it has
-    /// been counted and logged.
-    pub fn follow(self: &Rc<Self>, flow: Flow, carry: Carry) -> impl Future<Output = ()> + use<> {
-        let open = self
-            .metrics
+    /// Bytes flow from now on; at its end the connection is counted and logged,
+    /// and what its application sees as its client is forgotten.
+    pub fn follow(&self, flow: Flow, carry: Carry, name: Option<ClientName>) {
+        self.metrics
             .connection_established(flow.direction, flow.began.elapsed());
-        let flow = Rc::new(flow);
-        let key = self.live.borrow_mut().insert(Live {
-            flow: Rc::clone(&flow),
-            handle: carry.handle(),
+        flow.workload.connections.fetch_add(1, Ordering::Relaxed);
+        let nth = self.live.borrow_mut().insert(Live {
+            flow,
+            carry,
+            name: name.map(Box::new),
             counted: (0, 0),
         });
-        flow.workload.connections.fetch_add(1, Ordering::Relaxed);
-        let live = Listed {
-            flows: Rc::clone(self),
-            key,
+        self.look_at(nth);
+    }
+
+    /// Sees connections off as they end. For ever.
+    pub async fn see_off(self: Rc<Self>) {
+        loop {
+            for nth in self.woken.next().await {
+                self.look_at(nth);
+            }
+            // Whatever else the thread does shall have its turn too.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Has the connection in that place ended? If not, or if the place has
+    /// another one by now, it is looked at when that is woken.
+    fn look_at(&self, nth: usize) {
+        let mut live = self.live.borrow_mut();
+        let Some(Live { carry, .. }) = live.get_mut(nth) else {
+            return;
         };
-        // Only what is needed at the end: this is what an idle connection costs.
-        async move {
-            let carried = carry.await;
-            live.flows.ended(&flow, open, &carried, live.key);
-            drop(live);
+        let waker = self.woken.waker(nth);
+        let Poll::Ready(carried) = Pin::new(carry).poll(&mut Context::from_waker(&waker)) else {
+            return;
+        };
+        let ended = live.remove(nth);
+        let was_last = live.is_empty();
+        drop(live);
+        self.ended(ended, &carried);
+        if was_last {
+            self.emptied.notify_waiters();
         }
     }
 
@@ -185,9 +210,9 @@ impl Flows {
 
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let live = self.live.borrow();
-        let shown = live.iter().map(|(_, Live { flow, handle, .. })| Snapshot {
-            flow: Flow::clone(flow),
-            bytes: Bytes::of(flow.direction, handle.bytes().unwrap_or_default()),
+        let shown = live.iter().map(|(_, Live { flow, carry, .. })| Snapshot {
+            flow: flow.clone(),
+            bytes: Bytes::of(flow.direction, carry.bytes().unwrap_or_default()),
         });
         shown.collect()
     }
@@ -206,23 +231,17 @@ impl Flows {
         }
     }
 
-    /// Collected first: cutting one runs code that comes back here.
     fn cut_what_is_denied(&self, rules: &Rules) {
-        let live = self.live.borrow();
-        let denied: Vec<_> = live
-            .iter()
-            .filter(|(_, live)| !live.flow.is_allowed_by(rules))
-            .map(|(_, live)| (Rc::clone(&live.flow), live.handle.clone()))
-            .collect();
-        drop(live);
-        for (flow, handle) in denied {
-            tracing::info!(
-                id = %flow.id,
-                workload = %flow.workload.name,
-                reason = %Reason::NotAuthorised,
-                "a connection is cut: policies do not allow it any more"
-            );
-            handle.cut(Cut(Reason::NotAuthorised));
+        for (_, live) in self.live.borrow().iter() {
+            if !live.flow.is_allowed_by(rules) {
+                tracing::info!(
+                    id = %live.flow.id,
+                    workload = %live.flow.workload.name,
+                    reason = %Reason::NotAuthorised,
+                    "a connection is cut: policies do not allow it any more"
+                );
+                live.carry.cut(Cut(Reason::NotAuthorised));
+            }
         }
     }
 
@@ -233,7 +252,7 @@ impl Flows {
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
             for (_, live) in self.live.borrow_mut().iter_mut() {
-                if let Some(bytes) = live.handle.bytes() {
+                if let Some(bytes) = live.carry.bytes() {
                     self.count(live.flow.direction, &mut live.counted, bytes);
                 }
             }
@@ -252,16 +271,22 @@ impl Flows {
         *counted = now;
     }
 
-    fn ended(&self, flow: &Flow, open: OpenConnection, carried: &Carried, key: usize) {
-        if let Some(live) = self.live.borrow_mut().get_mut(key) {
-            let all = (carried.to_peer, carried.from_peer);
-            self.count(flow.direction, &mut live.counted, all);
-        }
+    fn ended(&self, live: Live, carried: &Carried) {
+        let Live {
+            flow,
+            name,
+            mut counted,
+            ..
+        } = live;
+        let all = (carried.to_peer, carried.from_peer);
+        self.count(flow.direction, &mut counted, all);
         let reason = carried.end.reason();
-        open.end(reason);
+        self.metrics.connection_ended(flow.direction, reason);
         let detail = detail(&carried.end);
-        let bytes = Bytes::of(flow.direction, (carried.to_peer, carried.from_peer));
-        self.log(flow, bytes, reason, detail.as_deref());
+        let bytes = Bytes::of(flow.direction, all);
+        self.log(&flow, bytes, reason, detail.as_deref());
+        flow.workload.connections.fetch_sub(1, Ordering::Relaxed);
+        drop(name);
     }
 
     fn log(&self, flow: &Flow, bytes: Bytes, reason: Reason, detail: Option<&str>) {
@@ -295,10 +320,19 @@ impl From<tunnel::Carry> for Carry {
 }
 
 impl Carry {
-    fn handle(&self) -> Handle {
+    /// Resets both sides now, if it has not ended yet.
+    fn cut(&self, why: Cut) {
         match self {
-            Self::Tunnel(carry) => Handle::Tunnel(carry.handle()),
-            Self::Direct(direct) => Handle::Direct(direct.moved()),
+            Self::Tunnel(carry) => carry.handle().cut(why),
+            Self::Direct(direct) => direct.moved().cut(why),
+        }
+    }
+
+    /// Bytes to the peer and from it; `None` when it has ended.
+    fn bytes(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Tunnel(carry) => carry.handle().bytes(),
+            Self::Direct(direct) => Some(direct.moved().bytes()),
         }
     }
 }
@@ -314,50 +348,12 @@ impl Future for Carry {
     }
 }
 
-impl Handle {
-    fn cut(&self, why: Cut) {
-        match self {
-            Self::Tunnel(handle) => handle.cut(why),
-            Self::Direct(moved) => moved.cut(why),
-        }
-    }
-
-    /// Bytes to the peer and from it; `None` when the flow has ended.
-    fn bytes(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Tunnel(handle) => handle.bytes(),
-            Self::Direct(moved) => Some(moved.bytes()),
-        }
-    }
-}
-
 /// What the reason's word does not say.
 fn detail(end: &CarryEnd) -> Option<String> {
     match end {
         CarryEnd::TunnelLost(end) => Some(end.to_string()),
         CarryEnd::Local(error) => Some(error.to_string()),
         CarryEnd::Done | CarryEnd::ResetByApp | CarryEnd::ResetByPeer(_) | CarryEnd::Cut(_) => None,
-    }
-}
-
-/// Takes the connection off the list, however it ends.
-struct Listed {
-    flows: Rc<Flows>,
-    key: usize,
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        let mut live = self.flows.live.borrow_mut();
-        let ended = live.remove(self.key);
-        ended
-            .flow
-            .workload
-            .connections
-            .fetch_sub(1, Ordering::Relaxed);
-        if live.is_empty() {
-            self.flows.emptied.notify_waiters();
-        }
     }
 }
 
@@ -391,15 +387,9 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    /// 10,000 idle connections a node: what each of them holds here, in a
-    /// task with a head of its own, and on the list.
+    /// 10,000 idle connections a node: what each of them holds here.
     #[test]
-    fn following_is_small() {
-        fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
-            size_of::<F>()
-        }
-        let task = size(|flows: &Rc<Flows>, flow, carry| flows.follow(flow, carry));
-        let all = task + size_of::<Live>() + size_of::<Flow>();
-        assert!(all <= 320, "{all} bytes");
+    fn an_open_connection_is_small() {
+        assert!(size_of::<Live>() <= 240, "{} bytes", size_of::<Live>());
     }
 }

@@ -178,11 +178,7 @@ impl Inbound {
         match dialled {
             Ok(Dialled { socket, name }) => {
                 let carry = request.accept().carry(socket).into();
-                let followed = self.flows.follow(flow, carry);
-                spawn_local(async move {
-                    followed.await;
-                    drop(name);
-                });
+                self.flows.follow(flow, carry, Some(name));
             }
             Err(refused) => {
                 self.flows.refused(&flow, &refused);

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use crate::access_log::TunnelUse;
@@ -84,7 +83,7 @@ impl Outbound {
         // The application waited in connect(): its peer has answered already.
         if let Some((flow, established)) = self.holds.of(&captured) {
             let carry = established.carry(captured.socket, &self.directs);
-            spawn_local(self.flows.follow(flow, carry));
+            self.flows.follow(flow, carry, None);
             return;
         }
         let Captured {
@@ -94,12 +93,10 @@ impl Outbound {
             pass: _pass,
         } = captured;
         let mut flow = self.begin(&workload, source, dst);
-        // A task of its own, so that what establishing needed is freed while
-        // the connection lives.
         match self.establish_in_time(&mut flow, Some(&socket)).await {
             Ok(established) => {
                 let carry = established.carry(socket, &self.directs);
-                spawn_local(self.flows.follow(flow, carry));
+                self.flows.follow(flow, carry, None);
             }
             Err(refused) => self.refuse(&flow, &refused),
         }

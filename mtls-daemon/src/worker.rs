@@ -117,6 +117,7 @@ async fn run(setup: Setup, mut commands: mpsc::UnboundedReceiver<Command>) -> io
     };
     let worker = Worker::new(&setup, &tunnel_loop);
     spawn_local(setup.heartbeat.run());
+    spawn_local(Rc::clone(&worker.flows).see_off());
     spawn_local(Rc::clone(&worker.flows).count_bytes());
     spawn_local(Rc::clone(&worker.flows).hold_to_the_rules());
     let turning = tunnel_loop.run();

@@ -391,16 +391,18 @@ impl ThreadMetrics {
     }
 
     /// Bytes may flow from now on; `took` since the connection was accepted.
-    pub fn connection_established(&self, direction: Direction, took: Duration) -> OpenConnection {
+    pub fn connection_established(&self, direction: Direction, took: Duration) {
         let labels = (direction, ConnectionResult::Established);
         self.shard.connections.at(labels).add(1);
         self.shard.connections_open.at(direction).add(1);
         self.shard.connection_establish.observe(direction, took);
-        OpenConnection {
-            metrics: self.clone(),
-            direction,
-            end: Reason::Internal,
-        }
+    }
+
+    /// An established connection is over.
+    pub fn connection_ended(&self, direction: Direction, reason: Reason) {
+        self.shard.connections_open.at(direction).lower();
+        let labels = (direction, reason);
+        self.shard.connections_ended.at(labels).add(1);
     }
 
     /// Call once a turn of the loop, not once a read.
@@ -423,31 +425,6 @@ impl ThreadMetrics {
 
     pub fn unknown_workload(&self) {
         self.shard.unknown_workloads.add(1);
-    }
-}
-
-/// Counts an established connection as open for as long as it lives.
-pub struct OpenConnection {
-    metrics: ThreadMetrics,
-    direction: Direction,
-    /// `internal` unless told otherwise, so that a connection dropped without a reason shows.
-    end: Reason,
-}
-
-impl OpenConnection {
-    pub fn end(mut self, reason: Reason) {
-        self.end = reason;
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        let shard = &self.metrics.shard;
-        shard.connections_open.at(self.direction).lower();
-        shard
-            .connections_ended
-            .at((self.direction, self.end))
-            .add(1);
     }
 }
 

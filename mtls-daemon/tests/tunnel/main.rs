@@ -8,6 +8,7 @@
 )]
 
 mod envoy;
+mod fair;
 mod h2_peer;
 mod hostile;
 mod hostile_servers;

@@ -1,6 +1,8 @@
 //! Memory: of connections that do nothing, and of proxies that do nothing.
 //! Only the processes' own; what the kernel keeps for a socket is not in it.
 
+use std::time::Duration;
+
 use mtls_tests::deadline::Deadline;
 use mtls_tests::{Error, Result, ensure_eq};
 
@@ -10,6 +12,9 @@ use crate::course::{Change, Course, Way, myself};
 use crate::figures::Value;
 
 const IDLE: usize = 10_000;
+/// Ours gives back what it does not need any more every ten seconds: by then
+/// whoever does nothing is at rest.
+const AT_REST: Duration = Duration::from_secs(12);
 /// Of those that need a descriptor more at either side for each: a process may
 /// have 20,000 on many machines.
 const IDLE_OF_OTHERS: usize = 4_000;
@@ -28,8 +33,11 @@ pub(super) fn idle_connections(bench: &mut Bench) -> Result {
         };
         // What the first connections ever cost is not theirs.
         way.load(bench.order(crate::load::Kind::RequestResponse, 64))?;
+        drop(hold(way, count / 10)?);
+        std::thread::sleep(AT_REST);
         let before = own_memory(way)?;
         let held = hold(way, count)?;
+        std::thread::sleep(AT_REST);
         let after = own_memory(way)?;
         drop(held);
         let each: Vec<f64> = before
@@ -128,6 +136,7 @@ pub(super) fn at_rest(bench: &mut Bench) -> Result {
     let course = Course::build_as(&bench.options.candidates, |a, b| {
         Change::with_others(a, b, others)
     })?;
+    std::thread::sleep(AT_REST);
     resident(bench, &course, "idle_rss_mib")
 }
 
