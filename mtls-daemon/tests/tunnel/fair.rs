@@ -49,16 +49,22 @@ fn assert_alike(shares: &[u64]) {
 /// What each flow has moved.
 async fn shares(settings: Settings, from_client: bool) -> Vec<u64> {
     let mut pair = pair_with(settings.clone(), settings).await;
-    let mut carried = vec![];
-    let mut busy = vec![];
+    let mut flows = vec![];
     for _ in 0..FLOWS {
-        let flow = pair.flow().await;
+        let (near, far) = pair.stream().await;
+        let ((client, near_app), (server, far_app)) = (roomy_app().await, roomy_app().await);
+        let carried = (near.carry(near_app), far.carry(far_app));
+        flows.push((client, server, carried));
+    }
+    // Nobody has a start.
+    let (mut carried, mut busy) = (vec![], vec![]);
+    for (client, server, (near, far)) in flows {
         let (from, to) = match from_client {
-            true => (flow.client, flow.server),
-            false => (flow.server, flow.client),
+            true => (client, server),
+            false => (server, client),
         };
         busy.extend([talk(from), listen(to)]);
-        carried.push((flow.near, flow.far));
+        carried.push((near, far));
     }
     let now = || -> Vec<u64> {
         let moved = |nth: usize| {
@@ -73,6 +79,21 @@ async fn shares(settings: Settings, from_client: bool) -> Vec<u64> {
     let shares = now();
     busy.iter().for_each(JoinHandle::abort);
     shares
+}
+
+/// An application whose kernel holds more than a turn moves, so that it is
+/// never its own task that keeps the tunnel waiting.
+async fn roomy_app() -> (TcpStream, std::net::TcpStream) {
+    const ROOM: usize = 4 << 20;
+    let (outside, inside) = app().await;
+    for socket in [
+        socket2::SockRef::from(&outside),
+        socket2::SockRef::from(&inside),
+    ] {
+        socket.set_send_buffer_size(ROOM).unwrap();
+        socket.set_recv_buffer_size(ROOM).unwrap();
+    }
+    (outside, inside)
 }
 
 fn talk(mut app: TcpStream) -> JoinHandle<()> {
