@@ -34,10 +34,10 @@ pub(super) fn idle_connections(bench: &mut Bench) -> Result {
         // What the first connections ever cost is not theirs.
         way.load(bench.order(crate::load::Kind::RequestResponse, 64))?;
         drop(hold(way, count / 10)?);
-        std::thread::sleep(AT_REST);
+        come_to_rest();
         let before = own_memory(way)?;
         let held = hold(way, count)?;
-        std::thread::sleep(AT_REST);
+        come_to_rest();
         let after = own_memory(way)?;
         drop(held);
         let each: Vec<f64> = before
@@ -61,6 +61,14 @@ pub(super) fn idle_connections(bench: &mut Bench) -> Result {
         handshakes(bench, &mut course)?;
     }
     Ok(())
+}
+
+fn come_to_rest() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "that nothing happens is the point"
+    )]
+    std::thread::sleep(AT_REST);
 }
 
 /// Opens them, and holds them until it is dropped.
@@ -136,7 +144,7 @@ pub(super) fn at_rest(bench: &mut Bench) -> Result {
     let course = Course::build_as(&bench.options.candidates, |a, b| {
         Change::with_others(a, b, others)
     })?;
-    std::thread::sleep(AT_REST);
+    come_to_rest();
     resident(bench, &course, "idle_rss_mib")
 }
 
