@@ -201,7 +201,7 @@ Anonymous:             0 kB
     fn the_program_goes_on_without_the_pages_of_its_start() {
         static WORDS: [&str; 3] = ["still", "where", "they were"];
         let before = WORDS.concat();
-        drop(Memory::after_start());
+        let _memory = Memory::after_start();
         assert_eq!(WORDS.concat(), before);
     }
 }
