@@ -78,15 +78,18 @@ impl Node {
             !allowed.covers(it, all) && !is_ours(it)
         });
         let workload = &newcomer.name;
-        let cut = cut.unwrap_or_else(|error| {
-            tracing::error!(
-                workload,
-                %error,
-                "connections from before the enrolment, if there are any, go on in clear: the kernel does not list them (CONFIG_INET_TCP_DIAG, module tcp_diag): restart the workload"
-            );
-            // At least one, for all that is known.
-            Cut { ended: 0, left: 1 }
-        });
+        let cut = match cut {
+            Ok(cut) => cut,
+            // No Event: of most workloads there is nothing to tell.
+            Err(error) => {
+                tracing::error!(
+                    workload,
+                    %error,
+                    "connections from before the enrolment, if there are any, go on in clear: the kernel does not list them (CONFIG_INET_TCP_DIAG, module tcp_diag): restart the workload if it was running"
+                );
+                return self.counts.earlier_connections(Outcome::Error, 1);
+            }
+        };
         let Cut { ended, left } = cut;
         if left > 0 {
             tracing::error!(
