@@ -37,6 +37,8 @@ words! {
         SockCreate = "sock_create",
         /// At the cgroup of whoever probes the workloads.
         Prober = "prober",
+        /// At the node's end of each enrolled workload's veth.
+        Veth = "veth",
     }
 }
 

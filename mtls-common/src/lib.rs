@@ -16,3 +16,4 @@ pub mod probe;
 pub mod reports;
 pub mod steer;
 pub mod syn;
+pub mod veth;

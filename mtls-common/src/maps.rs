@@ -8,7 +8,7 @@ use crate::addr::{Endpoint, Ip};
 
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -422,6 +422,7 @@ pub mod name {
     pub const CLIENT_NAMES: &str = "CLIENT_NAMES";
     pub const ANSWERS: &str = "ANSWERS";
     pub const PROBES: &str = "PROBES";
+    pub const VETHS: &str = "VETHS";
     pub const REPORTED: &str = "REPORTED";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
@@ -442,6 +443,7 @@ pub mod name {
         CLIENT_NAMES,
         ANSWERS,
         PROBES,
+        VETHS,
         REPORTED,
         COUNTERS,
         EVENTS,
@@ -481,6 +483,8 @@ pub mod capacity {
     pub const ANSWERS: usize = 16_384;
     /// Connections of the prober, open or just ended.
     pub const PROBES: usize = 16_384;
+    /// Two of each network namespace that can be known.
+    pub const VETHS: usize = 2 * NETNS;
     pub const REPORTED: usize = 4_096;
     /// Bytes.
     pub const EVENTS: usize = 256 * 1024;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use crate::admin::view::Phase;
 use crate::cgroup2::Cgroup2Error;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, VethGate};
 use crate::facts::{Facts, Newest};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
@@ -106,6 +106,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
             .kubernetes
             .as_ref()
             .and_then(|cluster| cluster.kubelet_cgroup.clone()),
+        veth_gate: config.kernel.veth_gate == VethGate::On,
     })?;
     let events = kernel.events()?;
     let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));

@@ -200,7 +200,8 @@ fn home() -> io::Result<&'static OwnedFd> {
     Ok(HOME.get_or_init(|| fd))
 }
 
-fn within<T>(fd: &OwnedFd, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Run `run` with the calling thread inside of a namespace.
+pub fn within<T>(fd: impl AsFd, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let home = home()?;
     setns(fd, CloneFlags::CLONE_NEWNET)?;
     let way_back = WayBack(home);

@@ -17,6 +17,13 @@ pub const AF_INET6: u32 = 10;
 pub const IPPROTO_TCP: u32 = 6;
 pub const IPPROTO_UDP: u32 = 17;
 pub const SOCK_RAW: u32 = 3;
+// What a sock_ops program is called for, and the flag that asks to be.
+pub const TCP_CONNECT_CB: u32 = 3;
+pub const STATE_CB: u32 = 10;
+pub const STATE_CB_FLAG: i32 = 1 << 2;
+pub const TCP_CLOSE: u32 = 7;
+/// What it returns.
+pub const DONE: u32 = 1;
 /// The loopback interface is the first of every network namespace.
 pub const LOOPBACK: u32 = 1;
 

@@ -1,4 +1,5 @@
-//! The hooks of a cgroup, in the order in which a connection meets them.
+//! The hooks of a cgroup, in the order in which a connection meets them, and
+//! the gate behind them all.
 #![no_std]
 #![no_main]
 
@@ -8,5 +9,6 @@ mod getname;
 mod prober;
 mod sock_create;
 mod sock_ops;
+mod veth;
 
 mtls_ebpf::object!();

@@ -76,6 +76,11 @@ pub static ANSWERS: LruHashMap<AnswerKey, Answer, { capacity::ANSWERS }> = LruHa
 #[btf_map]
 pub static PROBES: LruHashMap<ProbeKey, u64, { capacity::PROBES }> = LruHashMap::new();
 
+/// Interface of the node -> cookie of the enrolled network namespace at its
+/// other end.
+#[btf_map]
+pub static VETHS: HashMap<u32, u64, { capacity::VETHS }, SPARSE> = HashMap::new();
+
 /// When something was last reported. LRU: a miss costs one more report.
 #[btf_map]
 pub static REPORTED: LruHashMap<ReportKey, u64, { capacity::REPORTED }> = LruHashMap::new();

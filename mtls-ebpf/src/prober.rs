@@ -8,15 +8,9 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::probe::ProbeKey;
-use mtls_ebpf::context::sock_ops_ends;
+use mtls_ebpf::context::{DONE, STATE_CB, STATE_CB_FLAG, TCP_CLOSE, TCP_CONNECT_CB, sock_ops_ends};
 use mtls_ebpf::maps::PROBES;
 use mtls_ebpf::report;
-
-const STATE_CB: u32 = 10;
-const TCP_CONNECT_CB: u32 = 3;
-const STATE_CB_FLAG: i32 = 1 << 2;
-const TCP_CLOSE: u32 = 7;
-const DONE: u32 = 1;
 
 #[sock_ops]
 pub fn prober(ctx: SockOpsContext) -> u32 {

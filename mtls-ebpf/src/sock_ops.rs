@@ -11,15 +11,9 @@ use aya_log_ebpf::warn;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::handoff::outlives;
 use mtls_common::maps::{Dialled, Socket};
-use mtls_ebpf::context::sock_ops_ends;
+use mtls_ebpf::context::{DONE, STATE_CB, STATE_CB_FLAG, TCP_CLOSE, TCP_CONNECT_CB, sock_ops_ends};
 use mtls_ebpf::maps::SOCKETS;
 use mtls_ebpf::{pending, report};
-
-const STATE_CB: u32 = 10;
-const TCP_CONNECT_CB: u32 = 3;
-const STATE_CB_FLAG: i32 = 1 << 2;
-const TCP_CLOSE: u32 = 7;
-const DONE: u32 = 1;
 
 #[sock_ops]
 pub fn sock_ops(ctx: SockOpsContext) -> u32 {

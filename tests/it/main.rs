@@ -52,6 +52,7 @@ mod policy;
 mod policy_agrees;
 mod spoofing;
 mod unknown_namespace;
+mod veth_gate;
 mod wrong_identity;
 mod wrong_root;
 

@@ -23,6 +23,7 @@ pub struct Segment {
 
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
 pub const PUSH_ACK: u8 = 0x18;
 
 const IPPROTO_TCP: u8 = 6;
@@ -96,6 +97,16 @@ impl Segment {
         tcp[16..18].copy_from_slice(&sum);
         tcp
     }
+}
+
+/// The same frame with its IPv4 header's checksum made right.
+pub fn with_ipv4_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    if let Some(header) = frame.get_mut(14..34) {
+        header[10..12].fill(0);
+        let sum = checksum(header);
+        header[10..12].copy_from_slice(&sum);
+    }
+    frame
 }
 
 fn sixteen(ip: IpAddr) -> [u8; 16] {

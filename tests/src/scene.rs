@@ -85,6 +85,11 @@ impl Scene {
         Ok(folder)
     }
 
+    /// A cgroup that lies below no daemon's attach point.
+    pub fn cgroup_outside(&self, name: &str) -> Result<Cgroup> {
+        self.0.cgroup.child(name)
+    }
+
     pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.0.cgroup
     }

@@ -16,7 +16,7 @@ use super::units::{show_duration, show_size};
 use super::{
     Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Kubernetes, Limits,
     Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Service, ServicePort, Udp,
-    Unknown, Workload,
+    Unknown, VethGate, Workload,
 };
 
 /// One table of the file.
@@ -158,9 +158,25 @@ fn node_block(node: &Node) -> Block {
 }
 
 fn kernel_block(kernel: &Kernel) -> Block {
-    let Kernel { cgroup, pins } = kernel;
+    let Kernel {
+        cgroup,
+        pins,
+        veth_gate,
+    } = kernel;
     let cgroup = cgroup.as_deref().and_then(path);
-    block("kernel", None, [("cgroup", cgroup), ("pins", path(pins))])
+    let veth_gate = match veth_gate {
+        VethGate::On => "on",
+        VethGate::Off => "off",
+    };
+    block(
+        "kernel",
+        None,
+        [
+            ("cgroup", cgroup),
+            ("pins", path(pins)),
+            ("veth_gate", text(veth_gate)),
+        ],
+    )
 }
 
 fn kubernetes_block(kubernetes: &Kubernetes) -> Block {

@@ -167,6 +167,8 @@ pub const SECTIONS: &[Section] = &[
                 "The cgroup2 folder below which connections are intercepted."),
             key("pins", Path, Is(r#""/sys/fs/bpf/mtls-daemon""#), Restart, r#""/sys/fs/bpf/mtls-daemon""#,
                 "Folder on the host's bpffs that holds the pinned programs and maps. One a daemon."),
+            key("veth_gate", Choice(&["on", "off"]), Is(r#""on""#), Restart, r#""on""#,
+                "A gate at the node's end of each workload's veth, where it has one and the kernel is 6.6 or newer: it stops what packet sockets and sockets of other cgroups send in the workload's namespace. See the metric `mtls_veth_gates`."),
         ],
     },
     Section {

@@ -184,6 +184,14 @@ pub struct Kernel {
     pub cgroup: Option<PathBuf>,
     /// Folder on a bpffs that holds the pins. Default: /sys/fs/bpf/mtls-daemon.
     pub pins: PathBuf,
+    /// Whether the workloads' veths get a gate. Default: on.
+    pub veth_gate: VethGate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VethGate {
+    On,
+    Off,
 }
 
 /// `[network]`

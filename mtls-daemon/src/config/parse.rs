@@ -254,9 +254,12 @@ fn host_name(part: &Part<'_>) -> Option<String> {
 
 fn kernel(part: &Part<'_>) -> Option<Kernel> {
     let cgroup = part.get("cgroup");
+    let pins = part.get("pins");
+    let veth_gate = part.get("veth_gate");
     Some(Kernel {
         cgroup,
-        pins: part.get("pins")?,
+        pins: pins?,
+        veth_gate: veth_gate?,
     })
 }
 

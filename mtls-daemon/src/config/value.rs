@@ -15,7 +15,7 @@ use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{
     Connect, CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy,
-    Selector, ServerUrl, ServicePort, Udp, Unknown,
+    Selector, ServerUrl, ServicePort, Udp, Unknown, VethGate,
 };
 
 /// A type that the reader can make of a TOML value of some shape. What is
@@ -459,6 +459,7 @@ choices! {
     Outside { "direct" => Direct, "refuse" => Refuse, }
     SelectedBy { "name" => Name, "pid" => Pid, }
     Udp { "pass" => Pass, "refuse" => Refuse, }
+    VethGate { "on" => On, "off" => Off, }
     ForeignPastExpiry { "cut" => Cut, "keep" => Keep, }
     CrlPolicy { "hard" => Hard, "soft" => Soft, }
     CrlDepth { "chain" => Chain, "leaf" => Leaf, }

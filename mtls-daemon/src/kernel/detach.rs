@@ -39,6 +39,7 @@ pub fn detach(pins: &Path) -> Result<Detached, KernelError> {
     let folders = Folders::below(pins);
     let mut links = remove_tree(&folders.links, take_off)?;
     links += remove_tree(&folders.netns, take_off)?;
+    links += remove_tree(&folders.veths, take_off)?;
     let maps = remove_tree(pins, |_| {})?;
     Ok(Detached {
         links,

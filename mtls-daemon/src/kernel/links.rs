@@ -48,7 +48,7 @@ impl Links {
     pub(super) fn attach(&self, loaded: &Loaded, point: &AttachPoint) -> Result<(), KernelError> {
         let (folder, id) = point.open().on("opening", point.path())?;
         let target = Target {
-            fd: folder.as_fd(),
+            number: sys::number(folder.as_fd()),
             id,
             name: format!("cgroup {}", point.path().display()),
         };
@@ -87,7 +87,7 @@ impl NetnsLinks {
             .doing("looking at a network namespace")?
             .st_ino;
         let target = Target {
-            fd: netns,
+            number: sys::number(netns),
             id: inode,
             name: format!("network namespace {cookie}"),
         };
@@ -131,17 +131,18 @@ impl NetnsLinks {
 }
 
 /// Where a program is to run.
-struct Target<'a> {
-    fd: BorrowedFd<'a>,
+pub(super) struct Target {
+    /// An open descriptor of a cgroup or a network namespace, or an interface's index.
+    pub(super) number: u32,
     /// What a link to it says about its target.
-    id: u64,
-    name: String,
+    pub(super) id: u64,
+    pub(super) name: String,
 }
 
-fn attach(
+pub(super) fn attach(
     hook: Hook,
     program: BorrowedFd<'_>,
-    to: &Target<'_>,
+    to: &Target,
     pin: &Path,
 ) -> Result<(), KernelError> {
     let failed = |source| KernelError::Attach {
@@ -159,7 +160,8 @@ fn attach(
     }
     // First attached, then pinned under another name, then put in place of
     // what is there: at no time is there less than before.
-    let link = sys::create_link(program, to.fd, attach_type(hook)).map_err(failed)?;
+    let link =
+        sys::create_link(program, to.number, attach_type(hook), flags(hook)).map_err(failed)?;
     let staged = staged(pin);
     remove_file(&staged)?;
     sys::pin(link.as_fd(), &staged).on("pinning a link at", &staged)?;
@@ -168,7 +170,7 @@ fn attach(
 
 /// What is pinned at `pin`, if anything; refuses what is not of this hook, for
 /// the kernel would take any program of the same type.
-fn inspect(pin: &Path, hook: Hook) -> Result<Option<LinkInfo>, KernelError> {
+pub(super) fn inspect(pin: &Path, hook: Hook) -> Result<Option<LinkInfo>, KernelError> {
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -177,6 +179,7 @@ fn inspect(pin: &Path, hook: Hook) -> Result<Option<LinkInfo>, KernelError> {
     let info = sys::link_info(link.as_fd()).on("looking at", pin)?;
     let kind = match hook {
         Hook::SkLookup => LinkInfo::NETNS,
+        Hook::Veth => LinkInfo::TCX,
         _ => LinkInfo::CGROUP,
     };
     if info.kind == kind && info.attach_type == attach_type(hook) {
@@ -188,6 +191,17 @@ fn inspect(pin: &Path, hook: Hook) -> Result<Option<LinkInfo>, KernelError> {
     }
 }
 
+/// Whoever comes first at an interface may send a frame elsewhere, past
+/// everybody behind.
+const fn flags(hook: Hook) -> u32 {
+    /// From <linux/bpf.h>: before all that are there.
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    match hook {
+        Hook::Veth => BPF_F_BEFORE,
+        _ => 0,
+    }
+}
+
 /// Names with a dot are not allowed on a bpffs.
 fn staged(pin: &Path) -> PathBuf {
     let mut name = pin.file_name().unwrap_or_default().to_owned();
@@ -195,7 +209,7 @@ fn staged(pin: &Path) -> PathBuf {
     pin.with_file_name(name)
 }
 
-fn remove_file(path: &Path) -> Result<(), KernelError> {
+pub(super) fn remove_file(path: &Path) -> Result<(), KernelError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).on("removing", path),
         _ => Ok(()),

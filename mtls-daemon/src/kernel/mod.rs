@@ -14,6 +14,7 @@ mod events;
 mod found_at;
 mod handoff;
 mod host;
+mod interfaces;
 mod links;
 mod log;
 mod networks;
@@ -21,6 +22,7 @@ mod open;
 mod programs;
 mod readable;
 mod sys;
+mod veths;
 mod watch;
 mod workloads;
 
@@ -44,6 +46,7 @@ pub use events::{Event, Events};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
 pub use mtls_common::counters::{Hook, Outcome};
+pub use veths::VethGate;
 
 use crate::config::{Outside, Udp, Unknown};
 use error::While;
@@ -52,6 +55,7 @@ use links::{Attachment, Links, NetnsLinks};
 use open::Folders;
 use programs::{CGROUP_HOOKS, Loaded, Loader};
 use sys::Map;
+use veths::Veths;
 use workloads::Workloads;
 
 /// Where enforcement is attached and pinned.
@@ -65,6 +69,8 @@ pub struct Options {
     pub tunnel_port: u16,
     /// Cgroup of whoever probes the workloads, there or not.
     pub prober: Option<PathBuf>,
+    /// Whether the workloads' veths get a gate.
+    pub veth_gate: bool,
 }
 
 /// A workload whose connections are captured.
@@ -143,6 +149,7 @@ pub struct Kernel {
     workloads: Workloads,
     links: Links,
     netns_links: NetnsLinks,
+    veths: Veths,
     host_cookie: u64,
     tunnel_port: u16,
     point: AttachPoint,
@@ -234,12 +241,18 @@ impl Kernel {
         self.workloads.prepare(enrolment)?;
         self.netns_links
             .attach(cookie, enrolment.netns, program.as_fd())?;
+        let gate = self.programs.iter().find(|it| it.hook == Hook::Veth);
+        if let Some(gate) = gate {
+            let program = gate.program.as_fd();
+            self.veths.arm(cookie, enrolment.netns, program)?;
+        }
         self.workloads.commit(enrolment, netns)
     }
 
     /// The network namespace is known, and not ours.
     pub fn not_enrolled(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.workloads.set_not_enrolled(cookie)?;
+        self.veths.release(cookie)?;
         self.netns_links.remove(cookie)
     }
 
@@ -255,6 +268,7 @@ impl Kernel {
     pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.workloads.forget(cookie)?;
         self.netns_links.remove(cookie)?;
+        self.veths.forget(cookie)?;
         self.unserve(cookie)
     }
 
@@ -311,7 +325,11 @@ impl Kernel {
                 path: self.pins.clone(),
             });
         }
-        for loaded in self.programs.iter().filter(|it| it.hook != Hook::Prober) {
+        for loaded in self
+            .programs
+            .iter()
+            .filter(|it| CGROUP_HOOKS.contains(&it.hook))
+        {
             self.links.attach(loaded, &self.point)?;
         }
         match &self.prober {
@@ -352,7 +370,11 @@ impl Kernel {
     /// whose pins were removed stay removed: somebody wanted that.
     pub fn repair(&mut self) -> Result<Vec<Hook>, KernelError> {
         let mut repaired = Vec::new();
-        for loaded in self.programs.iter().filter(|it| it.hook != Hook::Prober) {
+        for loaded in self
+            .programs
+            .iter()
+            .filter(|it| CGROUP_HOOKS.contains(&it.hook))
+        {
             if self.links.state(loaded.hook, &self.point) == Attachment::Husk {
                 self.links.attach(loaded, &self.point)?;
                 repaired.push(loaded.hook);
@@ -375,6 +397,12 @@ impl Kernel {
                 (hook, state == Attachment::Attached)
             })
             .collect()
+    }
+
+    /// How many enrolled workloads have a gate at their veth, and why others
+    /// have none.
+    pub fn veth_gates(&self) -> Vec<(VethGate, u64)> {
+        self.veths.states()
     }
 
     /// The news from the hooks; to be taken once, within a runtime.
@@ -416,6 +444,7 @@ impl Kernel {
                 self.handoff.named(),
                 capacity::CLIENT_NAMES,
             ),
+            (name::VETHS, self.veths.entries(), capacity::VETHS),
         ];
         let kept = self.workloads.usage().into_iter();
         kept.chain(handed)

@@ -16,6 +16,7 @@ use super::host::{self, AttachPoint};
 use super::links::{Links, NetnsLinks};
 use super::programs::{self, Loader};
 use super::sys::{self, Map, MapForm};
+use super::veths::Veths;
 use super::workloads::Workloads;
 use super::{Handoff, Kernel, Options};
 use crate::netns::Netns as HostNetns;
@@ -28,6 +29,7 @@ pub(super) struct Folders {
     maps_new: PathBuf,
     pub(super) links: PathBuf,
     pub(super) netns: PathBuf,
+    pub(super) veths: PathBuf,
 }
 
 impl Folders {
@@ -37,6 +39,7 @@ impl Folders {
             maps_new: pins.join("maps-new"),
             links: pins.join("links"),
             netns: pins.join("netns"),
+            veths: pins.join("veths"),
         }
     }
 }
@@ -54,7 +57,7 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
     host::pin_folder(&options.pins)?;
     let lock = host::lock(&options.pins)?;
     let folders = Folders::below(&options.pins);
-    for folder in [&folders.links, &folders.netns] {
+    for folder in [&folders.links, &folders.netns, &folders.veths] {
         fs::create_dir_all(folder).on("making", folder)?;
     }
 
@@ -77,6 +80,7 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
         workloads: Workloads::adopt(&folders.maps)?,
         links: Links::new(folders.links.clone()),
         netns_links: NetnsLinks::new(folders.netns.clone()),
+        veths: Veths::adopt(&folders.veths, &folders.maps, options.veth_gate)?,
         host_cookie: HostNetns::host()
             .doing("asking for the host's network namespace")?
             .cookie()
@@ -198,7 +202,7 @@ fn check_layout(maps: &Path) -> Result<(), KernelError> {
 
 /// The forms of the maps whose contents outlive a daemon. aya takes over any
 /// map of the right name.
-fn forms() -> [(&'static str, MapForm); 8] {
+fn forms() -> [(&'static str, MapForm); 9] {
     // From <linux/bpf.h>, enum bpf_map_type.
     const HASH: u32 = 1;
     const ARRAY: u32 = 2;
@@ -217,6 +221,7 @@ fn forms() -> [(&'static str, MapForm); 8] {
             form::<NetworkKey, u32>(LPM_TRIE, capacity::NETWORKS),
         ),
         (name::PORTS, form::<PortKey, u32>(HASH, capacity::PORTS)),
+        (name::VETHS, form::<u32, u64>(HASH, capacity::VETHS)),
         (
             name::ORIGINAL_DST,
             form::<FlowKey, Dialled>(HASH, capacity::ORIGINAL_DST),

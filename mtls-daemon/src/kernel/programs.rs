@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Map as AyaMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
-    CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
+    CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup,
+    SockOps,
 };
 use aya::{Ebpf, EbpfLoader};
 use mtls_common::counters::Hook;
@@ -44,9 +45,10 @@ pub(super) const CGROUP_HOOKS: [Hook; 12] = [
     Hook::Egress,
 ];
 
-/// All that is loaded: those, and what is attached at the prober's cgroup.
+/// All that is loaded: those, and what is attached at the prober's cgroup and
+/// at the workloads' veths.
 fn loaded_hooks() -> impl Iterator<Item = Hook> {
-    CGROUP_HOOKS.into_iter().chain([Hook::Prober])
+    CGROUP_HOOKS.into_iter().chain([Hook::Prober, Hook::Veth])
 }
 
 /// The programs' names in the object.
@@ -75,6 +77,7 @@ pub(super) const fn attach_type(hook: Hook) -> u32 {
         Hook::GetSockName4 => 31,
         Hook::GetSockName6 => 32,
         Hook::SkLookup => 36,
+        Hook::Veth => 46,
     }
 }
 
@@ -182,6 +185,7 @@ fn verify(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockAddr(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Program::SockOps(_) => <&mut SockOps>::try_from(program)?.load(),
         Program::SkLookup(_) => <&mut SkLookup>::try_from(program)?.load(),
+        Program::SchedClassifier(_) => <&mut SchedClassifier>::try_from(program)?.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -70,7 +70,7 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
@@ -89,17 +89,19 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &[path.as_ptr() as u64, pair(number(object), 0)]).map(drop)
 }
 
-/// Attaches a program to a cgroup or a network namespace.
+/// Attaches a program: `target` is the descriptor of a cgroup or a network
+/// namespace, or an interface's index.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
+    target: u32,
     attach_type: u32,
+    flags: u32,
 ) -> io::Result<OwnedFd> {
     bpf_fd(
         LINK_CREATE,
         &[
-            pair(number(program), number(target)),
-            pair(attach_type, 0),
+            pair(number(program), target),
+            pair(attach_type, flags),
             0,
             0,
         ],
@@ -122,7 +124,8 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
     pub(super) kind: u32,
-    /// Cgroup id or inode of the network namespace: 0 once that is gone.
+    /// Cgroup id, inode of the network namespace or index of the interface: 0
+    /// once that is gone.
     pub(super) target: u64,
     pub(super) attach_type: u32,
 }
@@ -130,12 +133,13 @@ pub(super) struct LinkInfo {
 impl LinkInfo {
     pub(super) const CGROUP: u32 = 3;
     pub(super) const NETNS: u32 = 5;
+    pub(super) const TCX: u32 = 11;
 }
 
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // struct bpf_link_info: type, id, program, padding, then by type: a cgroup
-    // has a 64-bit id, a network namespace a 32-bit inode, both then the
-    // attach type.
+    // has a 64-bit id, a network namespace a 32-bit inode, an interface a
+    // 32-bit index, all then the attach type.
     let mut info = [0_u32; 32];
     let size = u32::try_from(size_of_val(&info)).unwrap_or(0);
     bpf(
@@ -459,4 +463,35 @@ fn absent(result: io::Result<libc::c_long>) -> io::Result<Option<()>> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Switches generic receive offload of an interface off; whether it was on.
+#[expect(unsafe_code, reason = "nothing below speaks SIOCETHTOOL")]
+pub(super) fn switch_gro_off(interface: &str) -> io::Result<bool> {
+    // From <linux/ethtool.h>.
+    const GET: u32 = 0x2b;
+    const SET: u32 = 0x2c;
+    const SIOCETHTOOL: u32 = 0x8946;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let ask = |command: u32| -> io::Result<bool> {
+        let mut value = [command, 0];
+        // SAFETY: a C struct of integers and a union; zero is a value of each.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes().take(15)) {
+            *place = byte.cast_signed();
+        }
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        // SAFETY: the kernel reads and writes the two words that the request
+        // leads to, which live until after the call.
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) };
+        match done {
+            0 => Ok(value[1] != 0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let was_on = ask(GET)?;
+    if was_on {
+        ask(SET)?;
+    }
+    Ok(was_on)
 }

@@ -45,17 +45,21 @@ pub(super) fn render(sheet: &mut Sheet, kernel: &KernelFigures, mut plaintext: I
         let attached = u64::from(state.attached);
         sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
     }
+    for &(state, workloads) in &kernel.veth_gates {
+        sheet.count(families::VETH_GATES, &[state], workloads);
+    }
 }
 
 /// Connections in clear, by direction and reason.
 pub(super) type InClear = [u64; <(Direction, Plaintext)>::COUNT];
 
 /// Hooks that stop what gets past the redirection.
-const BLOCKING: [Hook; 4] = [
+const BLOCKING: [Hook; 5] = [
     Hook::SkLookup,
     Hook::Ingress,
     Hook::Egress,
     Hook::SockCreate,
+    Hook::Veth,
 ];
 
 /// Outcomes that stopped something that tried to get past the daemon.

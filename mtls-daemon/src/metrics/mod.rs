@@ -104,6 +104,8 @@ pub struct KernelFigures {
     pub counts: Vec<HookCount>,
     pub maps: Vec<MapUsage>,
     pub hooks: Vec<HookState>,
+    /// Workloads by the state of the gate at their veth.
+    pub veth_gates: Vec<(&'static str, u64)>,
 }
 
 /// What the node's state says, read at each scrape.

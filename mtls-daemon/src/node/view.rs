@@ -104,6 +104,11 @@ impl NodeView for Node {
             counts: counts.collect(),
             maps: maps.collect(),
             hooks: hook_states(&kernel),
+            veth_gates: kernel
+                .veth_gates()
+                .into_iter()
+                .map(|(state, workloads)| (state.word(), workloads))
+                .collect(),
         }
     }
 

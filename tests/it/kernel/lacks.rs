@@ -130,6 +130,7 @@ fn without(label: &str, words: &str, open: impl FnOnce(&mut Options) -> Result<O
             pins: stage.pins().with_file_name("other"),
             tunnel_port: TUNNEL_PORT,
             prober: None,
+            veth_gate: true,
         };
         match open(&mut options)? {
             Err(error) if error.to_string().contains(words) => {}

@@ -52,6 +52,7 @@ impl Stage {
             pins: bpffs.join("mtls"),
             tunnel_port: TUNNEL_PORT,
             prober: Some(node.cgroup().path().join("pods/prober")),
+            veth_gate: true,
         };
         let mut stage = Self {
             kernel: None,

@@ -1,0 +1,304 @@
+//! The gates at the node's ends of the workloads' veths. A workload is
+//! enforced without one, too; what only a gate can stop is then not stopped,
+//! and the daemon says so.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use mtls_common::counters::Hook;
+use mtls_common::maps::name;
+
+use super::error::{KernelError, While};
+use super::interfaces::{Asking, Interface};
+use super::links::{self, Target};
+use super::sys::Map;
+use super::{host, programs, sys};
+use crate::netns;
+
+/// Whether a workload has its gate, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VethGate {
+    Armed,
+    /// `kernel.veth_gate = "off"`.
+    Off,
+    /// The kernel is older than 6.6.
+    NoTcx,
+    /// Its interface is no veth with an end in the node's namespace.
+    NoVeth,
+    /// Native XDP on the node's end hides who sent a frame.
+    NativeXdp,
+    /// It could not be attached, or somebody took it away.
+    Missing,
+}
+
+impl VethGate {
+    pub const ALL: [Self; 6] = [
+        Self::Armed,
+        Self::Off,
+        Self::NoTcx,
+        Self::NoVeth,
+        Self::NativeXdp,
+        Self::Missing,
+    ];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Armed => "armed",
+            Self::Off => "off",
+            Self::NoTcx => "no_tcx",
+            Self::NoVeth => "no_veth",
+            Self::NativeXdp => "native_xdp",
+            Self::Missing => "missing",
+        }
+    }
+
+    /// What an operator should know of it.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Armed | Self::Off => "nothing to do",
+            Self::NoTcx => {
+                "tcx came with Linux 6.6: a newer kernel, or no CAP_NET_RAW for workloads"
+            }
+            Self::NoVeth => "only a veth has an end at the node: no CAP_NET_RAW for such workloads",
+            Self::NativeXdp => {
+                "take the XDP program off the node's end, or attach it in generic mode"
+            }
+            Self::Missing => "look at the error before this; a reload tries again",
+        }
+    }
+}
+
+/// The folder with the links, by cookie and interface.
+#[derive(Debug)]
+pub(super) struct Veths {
+    folder: PathBuf,
+    owners: Map<u32, u64>,
+    wanted: bool,
+    states: HashMap<u64, VethGate>,
+}
+
+impl Veths {
+    /// With what an earlier daemon left: gates at veths that are gone go.
+    pub(super) fn adopt(folder: &Path, maps: &Path, wanted: bool) -> Result<Self, KernelError> {
+        let veths = Self {
+            folder: folder.to_owned(),
+            owners: programs::map(maps, name::VETHS)?,
+            wanted,
+            states: HashMap::new(),
+        };
+        veths.sweep()?;
+        Ok(veths)
+    }
+
+    /// Puts the gate to every veth of a workload, or takes it off if nobody
+    /// wants it. What stands in the way is told, and is no reason not to serve
+    /// the workload.
+    pub(super) fn arm(
+        &mut self,
+        cookie: u64,
+        netns: BorrowedFd<'_>,
+        program: BorrowedFd<'_>,
+    ) -> Result<(), KernelError> {
+        let state = match self.wanted {
+            false => self.disarm(cookie).map(|()| VethGate::Off)?,
+            true => match self.try_arm(cookie, netns, program) {
+                Ok(state) => state,
+                Err(error) => {
+                    let why = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(cookie, %error, why, "no gate at a workload's veth");
+                    VethGate::Missing
+                }
+            },
+        };
+        if self.states.insert(cookie, state) != Some(state) {
+            match state {
+                VethGate::Armed | VethGate::Off => {
+                    tracing::debug!(cookie, veth_gate = state.word(), "veth gate");
+                }
+                _ => tracing::warn!(
+                    cookie,
+                    veth_gate = state.word(),
+                    remedy = state.remedy(),
+                    "packet sockets of a workload, and sockets of other cgroups in its network namespace, are not stopped"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_arm(
+        &self,
+        cookie: u64,
+        netns: BorrowedFd<'_>,
+        program: BorrowedFd<'_>,
+    ) -> Result<VethGate, KernelError> {
+        if !host::has_tcx() {
+            return Ok(VethGate::NoTcx);
+        }
+        let ends = ends(netns).doing("looking for a workload's veth")?;
+        if ends.is_empty() {
+            return Ok(VethGate::NoVeth);
+        }
+        // There the frames come without their sockets, and all would be dropped.
+        if ends.iter().any(|end| end.native_xdp) {
+            self.disarm(cookie)?;
+            return Ok(VethGate::NativeXdp);
+        }
+        for end in &ends {
+            // The same, for a workload that has switched its offloads off.
+            match sys::switch_gro_off(&end.name) {
+                Ok(true) => tracing::info!(interface = end.name, "switched GRO off"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(interface = end.name, %error, "GRO"),
+            }
+            self.owners
+                .put(&end.index, &cookie)
+                .of_map(name::VETHS, "written")?;
+            let target = Target {
+                number: end.index,
+                id: u64::from(end.index),
+                name: format!("interface {}", end.name),
+            };
+            links::attach(Hook::Veth, program, &target, &self.pin(cookie, end.index))?;
+        }
+        Ok(VethGate::Armed)
+    }
+
+    /// Takes a workload's gates away.
+    pub(super) fn disarm(&self, cookie: u64) -> Result<(), KernelError> {
+        for gate in self.gates()? {
+            if gate.cookie == cookie {
+                self.remove(&gate)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was left at veths that are gone.
+    pub(super) fn sweep(&self) -> Result<(), KernelError> {
+        for gate in self.gates()? {
+            if !gate.alive {
+                self.remove(&gate)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A workload is not enrolled any more. If it lives on its gate stays, and
+    /// what it sends is judged as anything unknown.
+    pub(super) fn forget(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.states.remove(&cookie);
+        self.sweep()
+    }
+
+    /// It is known, and left alone.
+    pub(super) fn release(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.states.remove(&cookie);
+        self.disarm(cookie)
+    }
+
+    /// How many workloads are in which state now.
+    pub(super) fn states(&self) -> Vec<(VethGate, u64)> {
+        let standing: Vec<u64> = self.gates().map_or_else(
+            |_unreadable| Vec::new(),
+            |gates| {
+                gates
+                    .iter()
+                    .filter(|gate| gate.alive)
+                    .map(|gate| gate.cookie)
+                    .collect()
+            },
+        );
+        let of = |(cookie, state): (&u64, &VethGate)| match state {
+            VethGate::Armed if !standing.contains(cookie) => VethGate::Missing,
+            state => *state,
+        };
+        let now: Vec<VethGate> = self.states.iter().map(of).collect();
+        VethGate::ALL
+            .into_iter()
+            .map(|state| {
+                (
+                    state,
+                    now.iter().filter(|one| **one == state).count() as u64,
+                )
+            })
+            .collect()
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        self.gates().map_or(0, |gates| gates.len())
+    }
+
+    fn gates(&self) -> Result<Vec<Gate>, KernelError> {
+        let mut gates = Vec::new();
+        for entry in fs::read_dir(&self.folder).on("reading", &self.folder)? {
+            let path = entry.on("reading", &self.folder)?.path();
+            let named = path.file_name().and_then(|name| {
+                let (cookie, interface) = name.to_str()?.split_once('-')?;
+                Some((cookie.parse().ok()?, interface.parse().ok()?))
+            });
+            match named {
+                Some((cookie, interface)) => gates.push(Gate {
+                    cookie,
+                    interface,
+                    alive: links::inspect(&path, Hook::Veth)?
+                        .is_some_and(|info| info.target == u64::from(interface)),
+                }),
+                // Left over by a daemon that was killed while it attached.
+                None => links::remove_file(&path)?,
+            }
+        }
+        Ok(gates)
+    }
+
+    fn remove(&self, gate: &Gate) -> Result<(), KernelError> {
+        links::remove_file(&self.pin(gate.cookie, gate.interface))?;
+        // Its number may be another workload's by now.
+        let owner = self
+            .owners
+            .get(&gate.interface)
+            .of_map(name::VETHS, "read")?;
+        if owner == Some(gate.cookie) {
+            self.owners
+                .remove(&gate.interface)
+                .of_map(name::VETHS, "written")?;
+        }
+        Ok(())
+    }
+
+    fn pin(&self, cookie: u64, interface: u32) -> PathBuf {
+        self.folder.join(format!("{cookie}-{interface}"))
+    }
+}
+
+/// A pinned link.
+#[derive(Debug)]
+struct Gate {
+    cookie: u64,
+    interface: u32,
+    /// Its interface is still there.
+    alive: bool,
+}
+
+/// The node's ends of a namespace's veths.
+fn ends(netns: BorrowedFd<'_>) -> io::Result<Vec<Interface>> {
+    let here = Asking::open()?;
+    let inside = netns::within(netns, Asking::open)?.all()?;
+    let mut ends = Vec::new();
+    for interface in inside.iter().filter(|one| one.kind == "veth") {
+        let Some(peer) = interface.peer else { continue };
+        // Numbers are given out in each namespace: it may be another's.
+        let Ok(end) = here.one(peer) else { continue };
+        if end.kind == "veth"
+            && end.peer == Some(interface.index)
+            && end.peer_netns.is_some()
+            && end.peer_netns == here.number_of(netns.as_fd())?
+        {
+            ends.push(end);
+        }
+    }
+    Ok(ends)
+}
