@@ -33,36 +33,55 @@ pub(super) fn run(bench: &mut Bench) -> Result {
         let then = programs()?;
         let (measured, _) = course.way(candidate)?.measure(order)?;
         let ran = Ran::between(&then, &programs()?, |id| !before.contains_key(&id));
-        ensure(ran.packets > 0, || "no program saw a packet")?;
+        ensure(ran.packets.runs > 0, || "no program saw a packet")?;
+        ensure(ran.frames.runs > 0, || "no frame came by a veth's gate")?;
         let connections = u32::try_from(measured.units).unwrap_or(u32::MAX);
         Ok(vec![
             Value::new(
                 "hooks_us_per_connection",
                 "us",
-                ran.of_connections.as_secs_f64() * 1e6 / f64::from(connections),
+                ran.connections.time.as_secs_f64() * 1e6 / f64::from(connections),
             ),
-            Value::new(
-                "hooks_ns_per_packet",
-                "ns",
-                ran.of_packets.as_secs_f64() * 1e9 / f64::from(ran.packets),
-            ),
+            Value::new("hooks_ns_per_packet", "ns", ran.packets.nanos_each()),
+            Value::new("veth_gate_ns_per_frame", "ns", ran.frames.nanos_each()),
         ])
     })
+}
+
+/// What a program is called for.
+#[derive(Clone, Copy)]
+enum Calls {
+    Connections,
+    Packets,
+    /// Packets, too, once more at the node's end of a veth.
+    Frames,
 }
 
 /// What a program did so far.
 #[derive(Clone, Copy)]
 struct Account {
-    sees_packets: bool,
+    calls: Calls,
+    spent: Spent,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Spent {
     time: Duration,
     runs: u64,
 }
 
+impl Spent {
+    fn nanos_each(self) -> f64 {
+        let runs = u32::try_from(self.runs).unwrap_or(u32::MAX);
+        self.time.as_secs_f64() * 1e9 / f64::from(runs)
+    }
+}
+
 #[derive(Default)]
 struct Ran {
-    of_connections: Duration,
-    of_packets: Duration,
-    packets: u32,
+    connections: Spent,
+    packets: Spent,
+    frames: Spent,
 }
 
 impl Ran {
@@ -73,15 +92,14 @@ impl Ran {
     ) -> Self {
         let mut ran = Self::default();
         for (id, now) in now.iter().filter(|(id, _)| is_ours(**id)) {
-            let then = then.get(id);
-            let time = now.time - then.map_or(Duration::ZERO, |then| then.time);
-            if now.sees_packets {
-                ran.of_packets += time;
-                let runs = now.runs - then.map_or(0, |then| then.runs);
-                ran.packets += u32::try_from(runs).unwrap_or(u32::MAX);
-            } else {
-                ran.of_connections += time;
-            }
+            let then = then.get(id).map(|then| then.spent).unwrap_or_default();
+            let spent = match now.calls {
+                Calls::Connections => &mut ran.connections,
+                Calls::Packets => &mut ran.packets,
+                Calls::Frames => &mut ran.frames,
+            };
+            spent.time += now.spent.time - then.time;
+            spent.runs += now.spent.runs - then.runs;
         }
         ran
     }
@@ -96,9 +114,15 @@ fn programs() -> Result<HashMap<u32, Account>> {
     for program in loaded_programs() {
         let program = program.map_err(|e| unreadable(&e))?;
         let account = Account {
-            sees_packets: matches!(program.name_as_str(), Some("egress" | "ingress")),
-            time: program.run_time(),
-            runs: program.run_count(),
+            calls: match program.name_as_str() {
+                Some("egress" | "ingress") => Calls::Packets,
+                Some("veth") => Calls::Frames,
+                _ => Calls::Connections,
+            },
+            spent: Spent {
+                time: program.run_time(),
+                runs: program.run_count(),
+            },
         };
         programs.insert(program.id(), account);
     }

@@ -10,7 +10,7 @@ use mtls_tests::{Family, Pod, Result};
 
 use super::loads::{BULK_1, BULK_8, CRR_64, Load, RR_1, fairness};
 use crate::bench::Bench;
-use crate::candidates::Candidate;
+use crate::candidates::Candidate::{Chain, Direct, Envoy, Ours};
 use crate::course::{Change, Course, Way, beside, myself};
 use crate::figures::Value;
 use crate::handshake;
@@ -65,7 +65,7 @@ pub(super) fn run(bench: &mut Bench) -> Result {
 
 /// Flows that share one tunnel, because one worker carries them all.
 fn within_a_tunnel(bench: &mut Bench) -> Result {
-    let mut course = Course::build_as(&[Candidate::Ours], |_, _| {
+    let mut course = Course::build_as(&[Ours], |_, _| {
         Ok(Change {
             plan: Some(Box::new(|plan, _, _| plan.set("node", "workers", "1"))),
             ..Change::default()
@@ -81,7 +81,12 @@ fn within_a_tunnel(bench: &mut Bench) -> Result {
 
 fn beside_each_other(bench: &mut Bench) -> Result {
     let mut others = Vec::new();
-    let mut course = Course::build_as(&[Candidate::Direct, Candidate::Ours], |a, b| {
+    let asked = &bench.options.candidates;
+    let candidates: Vec<_> = [Direct, Chain, Ours, Envoy]
+        .into_iter()
+        .filter(|candidate| matches!(candidate, Direct | Ours) || asked.contains(candidate))
+        .collect();
+    let mut course = Course::build_as(&candidates, |a, b| {
         let change = Change::with_others(a, b, 1)?;
         others.clone_from(&change.others);
         Ok(change)
@@ -99,7 +104,10 @@ fn beside_each_other(bench: &mut Bench) -> Result {
         let way = course.way(candidate)?;
         let mut values = Vec::new();
         let mut alone = None;
-        for beside in Beside::ALL {
+        // Nobody of the others is asked for a tunnel by strangers.
+        let has_strangers = matches!(candidate, Direct | Ours);
+        let besides = Beside::ALL.into_iter();
+        for beside in besides.filter(|one| has_strangers || !matches!(one, Beside::Strangers)) {
             // Until it is dropped, at the end of the turn.
             let _at_work = start(beside, way, &others)?;
             let p99 = way.load(order)?.p99;
@@ -120,10 +128,10 @@ fn start(who: Beside, way: &Way, others: &Others) -> Result<Option<Process>> {
         connections,
         span: LONG,
     };
-    // Plain TCP has no workloads that could be told apart.
+    // Others have no workloads that could be told apart.
     let another = match way.candidate {
-        Candidate::Direct => &way.client,
-        _ => &others.workload,
+        Ours => &others.workload,
+        _ => &way.client,
     };
     match who {
         Beside::Nobody => Ok(None),

@@ -170,6 +170,10 @@ pub(super) const SECTIONS: &[Section] = &[
                 "hooks_ns_per_packet",
                 "attached, everything excluded, a packet and program",
             ),
+            less(
+                "veth_gate_ns_per_frame",
+                "the gate at the veth, everything excluded, a frame",
+            ),
         ],
     },
     Section {
