@@ -18,6 +18,10 @@ pub trait Surroundings {
     fn networks(&self, cookie: u64, ip: Ip) -> u32;
     fn pass_unknown(&self) -> bool;
     fn pass_outside(&self) -> bool;
+    /// Whether the packet asks for a connection, or may do so.
+    fn opens(&self) -> bool {
+        true
+    }
     /// Whether the packet belongs to a connection of the node's prober, to a
     /// port that the workload has for it.
     fn probed(&self, _cookie: u64, _port: u16) -> bool {

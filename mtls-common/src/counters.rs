@@ -59,6 +59,8 @@ words! {
         SteeredCapture = "steered_capture",
         /// A tunnel was given to a listener of the daemon.
         SteeredTunnel = "steered_tunnel",
+        /// Plain text for a permissive workload was given to the daemon.
+        SteeredPlaintext = "steered_plaintext",
         /// The application was told the name it expects.
         Named = "named",
         /// Nothing is known about the peer: the unknown address was told.
@@ -73,6 +75,8 @@ words! {
         PassedProbe = "passed_probe",
         /// Outside of the mesh, under `outside = "direct"`.
         PassedOutside = "passed_outside",
+        /// It had left before its workload became permissive.
+        PassedPermissive = "passed_permissive",
         /// Of an unknown network namespace, under `unknown = "pass"`.
         PassedUnknown = "passed_unknown",
         /// Of an unknown network namespace, under `unknown = "refuse"`.

@@ -23,6 +23,12 @@ pub fn syn_out(around: &impl Surroundings, to: Endpoint) -> Gate {
     match route(around, to) {
         Route::Pass(why) => Gate::Pass(why),
         Route::Refuse(Outcome::RefusedUnknown) => Gate::Drop(Outcome::RefusedUnknown),
+        // A workload that was off became permissive between connect() and
+        // this packet: nothing is to fail over that. Whoever asks the connect
+        // hook from now on is captured.
+        Route::Mesh { netns, .. } if netns.flags & Netns::PERMISSIVE != 0 => {
+            Gate::Pass(Outcome::PassedPermissive)
+        }
         Route::Refuse(_) | Route::Mesh { .. } => Gate::Drop(Outcome::Dropped),
     }
 }
@@ -96,6 +102,11 @@ pub fn syn_in(around: &impl Surroundings, from: Ip, port: u16) -> Gate {
     }
     if around.probed(cookie, port) {
         return Gate::Pass(Outcome::PassedProbe);
+    }
+    // The rest of a handshake whose SYN the application's listener had before
+    // its workload became permissive: the kernel shows it with the listener.
+    if netns.flags & Netns::PERMISSIVE != 0 && !around.opens() {
+        return Gate::Pass(Outcome::PassedPermissive);
     }
     Gate::Drop(Outcome::Dropped)
 }

@@ -8,7 +8,7 @@ use crate::addr::{Endpoint, Ip};
 
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// The one entry of `NODE`. All zero, as the kernel makes it, refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct Netns {
 impl Netns {
     /// Known, and left alone.
     pub const NOT_ENROLLED: u32 = 1;
-    /// Its connections are captured, and nothing else comes in.
-    pub const STRICT: u32 = 2;
+    /// Its connections are captured, and come in through the daemon.
+    pub const ENROLLED: u32 = 2;
 
     /// `NETWORKS` has entries of its own.
     pub const HAS_NETWORKS: u32 = 1;
@@ -59,6 +59,17 @@ impl Netns {
     pub const HAS_PORTS_IN: u32 = 4;
     /// connect() waits for the far application.
     pub const TRUTHFUL: u32 = 8;
+    /// What comes in clear goes to the daemon; without this bit it is refused.
+    pub const PERMISSIVE: u32 = 16;
+    /// `PORTS` has ports of either mode that is not the workload's.
+    pub const HAS_PORT_MODES: u32 = 32;
+
+    /// Whether it takes plain text at the port that `port_is` asks about, by
+    /// one of [`PortKey`]'s directions: the port's mode counts, or else its own.
+    #[inline(always)]
+    pub fn takes_plaintext(&self, port_is: impl Fn(u16) -> bool) -> bool {
+        takes_plaintext(self.flags, port_is)
+    }
 
     /// Its place in `PENDING`, behind that of all.
     #[inline(always)]
@@ -83,6 +94,19 @@ impl Netns {
     };
 }
 
+#[inline(always)]
+fn takes_plaintext(flags: u32, port_is: impl Fn(u16) -> bool) -> bool {
+    if flags & Netns::HAS_PORT_MODES != 0 {
+        if port_is(PortKey::STRICT) {
+            return false;
+        }
+        if port_is(PortKey::PERMISSIVE) {
+            return true;
+        }
+    }
+    flags & Netns::PERMISSIVE != 0
+}
+
 /// The one entry of the `INSTANCE` map that each network namespace's sk_lookup
 /// program has for itself: it has no other way to learn where it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,12 +120,23 @@ pub struct Instance {
     pub tunnel_port: u32,
 }
 
+impl Instance {
+    /// As [`Netns::takes_plaintext`].
+    #[inline(always)]
+    pub fn takes_plaintext(&self, port_is: impl Fn(u16) -> bool) -> bool {
+        takes_plaintext(self.flags, port_is)
+    }
+}
+
 /// What a listener takes; its place is `slot_base + kind * spread + nth`.
 pub const CAPTURE_V4: u32 = 0;
 pub const CAPTURE_V6: u32 = 1;
 pub const TUNNEL_V4: u32 = 2;
 pub const TUNNEL_V6: u32 = 3;
-pub const KINDS: u32 = 4;
+/// Plain text for the workload.
+pub const PLAIN_V4: u32 = 4;
+pub const PLAIN_V6: u32 = 5;
+pub const KINDS: u32 = 6;
 
 /// One connection within a network namespace, IPv4 mapped: the key of
 /// `ORIGINAL_DST` and of `CLIENT_NAMES`.
@@ -233,7 +268,7 @@ impl NetworkKey {
 pub const MESH: u32 = 1;
 pub const EXCLUDED: u32 = 2;
 
-/// Key of `PORTS`: a port that a workload has excluded.
+/// Key of `PORTS`: a port of a workload that is not like the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(Hash))]
 #[repr(C)]
@@ -245,10 +280,15 @@ pub struct PortKey {
 }
 
 impl PortKey {
+    /// Excluded.
     pub const OUT: u16 = 0;
     pub const IN: u16 = 1;
     /// A port at which the node's prober may ask in clear.
     pub const PROBED: u16 = 2;
+    /// Takes no plain text, whatever the workload does.
+    pub const STRICT: u16 = 3;
+    /// Takes it.
+    pub const PERMISSIVE: u16 = 4;
 
     #[inline(always)]
     pub const fn new(cookie: u64, port: u16, direction: u16) -> Self {

@@ -5,7 +5,8 @@ use crate::addr::{Endpoint, Ip, is_capture_port_v6};
 use crate::capture::nth;
 use crate::counters::Outcome;
 use crate::maps::{
-    CAPTURE_V4, CAPTURE_V6, EXCLUDED, FlowKey, Instance, Netns, NetworkKey, TUNNEL_V4, TUNNEL_V6,
+    CAPTURE_V4, CAPTURE_V6, EXCLUDED, FlowKey, Instance, Netns, NetworkKey, PLAIN_V4, PLAIN_V6,
+    PortKey, TUNNEL_V4, TUNNEL_V6,
 };
 use crate::probe::ProbeKey;
 
@@ -14,7 +15,8 @@ pub trait Arriving {
     /// Whether the connect hook turned this connection towards the daemon.
     fn captured(&self, flow: &FlowKey) -> bool;
     fn own_address(&self, cookie: u64, ip: Ip) -> bool;
-    fn port_excluded(&self, cookie: u64, port: u16) -> bool;
+    /// Whether `PORTS` has it, under one of [`PortKey`]'s directions.
+    fn port_is(&self, cookie: u64, port: u16, direction: u16) -> bool;
     fn networks(&self, cookie: u64, ip: Ip) -> u32;
     /// Whether it is a connection of the node's prober, to a port that the
     /// workload has for it.
@@ -68,7 +70,8 @@ pub fn syn(
     if remote.ip == local.ip || around.own_address(here.cookie, remote.ip) {
         return Steering::Pass(Outcome::PassedOwnAddress);
     }
-    if here.flags & Netns::HAS_PORTS_IN != 0 && around.port_excluded(here.cookie, local.port) {
+    if here.flags & Netns::HAS_PORTS_IN != 0 && around.port_is(here.cookie, local.port, PortKey::IN)
+    {
         return Steering::Pass(Outcome::PassedExcluded);
     }
     if here.flags & Netns::HAS_NETWORKS != 0
@@ -81,6 +84,10 @@ pub fn syn(
     }
     if around.probed(here.cookie, &ProbeKey::new(remote, local)) {
         return Steering::Pass(Outcome::PassedProbe);
+    }
+    if here.takes_plaintext(|direction| around.port_is(here.cookie, local.port, direction)) {
+        let kind = if packet_v6 { PLAIN_V6 } else { PLAIN_V4 };
+        return steer(here, kind, remote, Outcome::SteeredPlaintext);
     }
     Steering::Drop(Outcome::RefusedPlaintext)
 }

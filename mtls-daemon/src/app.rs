@@ -109,7 +109,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         veth_gate: config.kernel.veth_gate == VethGate::On,
     })?;
     let events = kernel.events()?;
-    let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default())));
+    let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default(), &[])));
     let (ask, questions) = mpsc::channel(QUESTIONS);
     let (notices, noticed) = mpsc::channel(NOTICES);
     let from_node = FromNode {

@@ -1,5 +1,6 @@
-//! Connections that are carried without a tunnel, because whoever answers is
-//! outside of the mesh: API servers, nodes, databases of somebody else's.
+//! Connections that are carried without a tunnel: to whoever is outside of the
+//! mesh, such as API servers, nodes, databases of somebody else's; and, where
+//! the mode is permissive, to and from workloads that have no daemon.
 //!
 //! Nothing is encrypted here; all else is as in a tunnel. They leave from the
 //! workload's own address, half-close is carried as half-close, RST as RST, and
@@ -29,10 +30,22 @@ use crate::workload::Workload;
 /// What is read at once.
 const CHUNK: usize = 16 << 10;
 
-/// A connection to a server without a tunnel. Dropping it resets the server.
-pub struct Upstream {
-    server: Socket,
+/// The far side of a connection without a tunnel: a server that was dialled, or
+/// a client that was accepted. Dropping it resets that one.
+pub struct Far {
+    socket: Socket,
     instance: Cookie,
+}
+
+impl Far {
+    /// A client that came to `workload`. Its socket must be non-blocking and
+    /// carry `SO_LINGER {1,0}`.
+    pub fn client(socket: TcpStream, workload: &Workload) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::from_std(socket)?,
+            instance: workload.netns.cookie(),
+        })
+    }
 }
 
 /// Dials from the workload's own address.
@@ -40,7 +53,7 @@ pub async fn connect(
     workload: &Workload,
     server: SocketAddr,
     limit: Duration,
-) -> Result<Upstream, Refused> {
+) -> Result<Far, Refused> {
     let unreachable = |what: String| Refused::new(Reason::UpstreamRefused, what);
     let own = workload.source_for(server.ip()).ok_or_else(|| {
         let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -54,8 +67,8 @@ pub async fn connect(
     let socket = made.map_err(|error| Refused::socket(&error, "making a socket"))?;
     let dial = tokio::net::TcpSocket::from_std_stream(socket.into()).connect(server);
     match timeout(limit, dial).await {
-        Ok(Ok(server)) => Ok(Upstream {
-            server,
+        Ok(Ok(socket)) => Ok(Far {
+            socket,
             instance: workload.netns.cookie(),
         }),
         Ok(Err(error)) => Err(unreachable(format!("{server}: {error}"))),
@@ -68,22 +81,22 @@ pub async fn connect(
 pub struct Directs(RefCell<Slab<(Cookie, Rc<Moved>)>>);
 
 impl Directs {
-    /// Moves the bytes between the application and the server until both
+    /// Moves the bytes between the application and the far side until both
     /// halves have ended. The application's socket must be non-blocking and
     /// carry `SO_LINGER {1,0}`. Dropping the future resets both.
-    pub fn carry(self: &Rc<Self>, app: TcpStream, upstream: Upstream) -> Direct {
+    pub fn carry(self: &Rc<Self>, app: TcpStream, far: Far) -> Direct {
         let (cut, is_cut) = oneshot::channel();
         let moved = Rc::new(Moved {
-            to_server: Cell::default(),
-            to_client: Cell::default(),
+            to_peer: Cell::default(),
+            from_peer: Cell::default(),
             cut: Cell::new(Some(cut)),
         });
         let counted = Rc::clone(&moved);
-        let nth = (self.0.borrow_mut()).insert((upstream.instance, Rc::clone(&moved)));
+        let nth = (self.0.borrow_mut()).insert((far.instance, Rc::clone(&moved)));
         let listed = Listed(Rc::clone(self), nth);
         let carried = async move {
             let end = match Socket::from_std(app) {
-                Ok(app) => relay(&app, &upstream.server, &counted, is_cut).await,
+                Ok(app) => relay(&app, &far.socket, &counted, is_cut).await,
                 Err(error) => CarryEnd::Local(error),
             };
             drop(listed);
@@ -140,8 +153,8 @@ impl Future for Direct {
 
 /// How much a connection has moved so far, and the way to end it.
 pub struct Moved {
-    to_server: Cell<u64>,
-    to_client: Cell<u64>,
+    to_peer: Cell<u64>,
+    from_peer: Cell<u64>,
     cut: Cell<Option<oneshot::Sender<Cut>>>,
 }
 
@@ -154,22 +167,22 @@ impl Moved {
         }
     }
 
-    /// To the server and from it.
+    /// To the far side and from it.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.to_server.get(), self.to_client.get())
+        (self.to_peer.get(), self.from_peer.get())
     }
 }
 
 async fn relay(
     app: &Socket,
-    server: &Socket,
+    far: &Socket,
     moved: &Moved,
     is_cut: oneshot::Receiver<Cut>,
 ) -> CarryEnd {
     let both = async {
         tokio::try_join!(
-            copy(app, server, &moved.to_server, Side::App),
-            copy(server, app, &moved.to_client, Side::Server),
+            copy(app, far, &moved.to_peer, Side::App),
+            copy(far, app, &moved.from_peer, Side::Far),
         )
     };
     let cut = async {
@@ -184,7 +197,7 @@ async fn relay(
     };
     match ended {
         Ok(_) => {
-            for socket in [app, server] {
+            for socket in [app, far] {
                 // What is still on its way shall arrive.
                 if let Err(error) = SockRef::from(socket).set_linger(None) {
                     return CarryEnd::Local(error);
@@ -193,21 +206,21 @@ async fn relay(
             CarryEnd::Done
         }
         Err(Side::App) => CarryEnd::ResetByApp,
-        Err(Side::Server) => CarryEnd::ResetByPeer(code::CONNECT_ERROR),
+        Err(Side::Far) => CarryEnd::ResetByPeer(code::CONNECT_ERROR),
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     App,
-    Server,
+    Far,
 }
 
 impl Side {
     fn other(self) -> Self {
         match self {
-            Self::App => Self::Server,
-            Self::Server => Self::App,
+            Self::App => Self::Far,
+            Self::Far => Self::App,
         }
     }
 }
@@ -307,12 +320,12 @@ mod tests {
         }
         ours.set_nonblocking(true).unwrap();
         towards.set_nonblocking(true).unwrap();
-        let upstream = Upstream {
-            server: Socket::from_std(towards).unwrap(),
+        let far = Far {
+            socket: Socket::from_std(towards).unwrap(),
             instance: Cookie(7),
         };
         let directs = Rc::new(Directs::default());
-        let direct = directs.carry(ours, upstream);
+        let direct = directs.carry(ours, far);
         (app, server, directs, direct)
     }
 

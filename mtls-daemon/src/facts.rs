@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::addr::OriginalDst;
-use crate::config::{Config, ForeignPastExpiry, Limits, Outside};
+use crate::config::{Config, ForeignPastExpiry, Limits, Outside, Workload};
 use crate::directory::{Cluster, Destination, Directory};
-use crate::policy::Rules;
+use crate::policy::{Modes, Rules};
 use crate::spiffe::SpiffeId;
 
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Facts {
     pub directory: Directory,
     /// The same until a policy changes.
     pub rules: Arc<Rules>,
+    /// The same until a workload's mode changes.
+    pub modes: Arc<Modes>,
     pub limits: Limits,
     /// What becomes of connections to those that are no workloads.
     pub outside: Outside,
@@ -29,9 +31,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn new(config: &Config, cluster: Arc<Cluster>) -> Self {
+    /// `pods`: workloads of this node beside the configuration's.
+    pub fn new(config: &Config, cluster: Arc<Cluster>, pods: &[Workload]) -> Self {
         Self {
             directory: Directory::new(config, cluster),
+            modes: Arc::new(Modes::new(config, pods)),
             rules: Arc::new(Rules::new(config.authorization.clone())),
             limits: config.limits.clone(),
             outside: config.node.outside,
@@ -41,14 +45,22 @@ impl Facts {
         }
     }
 
-    /// With the rules of `before`, if they say the same: whoever holds to them
-    /// need not look again.
+    /// With the rules and modes of `before`, if they say the same: whoever holds
+    /// to them need not look again.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
+        if self.modes == before.modes {
+            self.modes = Arc::clone(&before.modes);
+        }
         if self.rules == before.rules {
             self.rules = Arc::clone(&before.rules);
         }
         self
+    }
+
+    /// Whether all that open connections are held to is the same in `other`.
+    pub fn judges_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rules, &other.rules) && Arc::ptr_eq(&self.modes, &other.modes)
     }
 }
 
@@ -163,7 +175,7 @@ key = "/ca-key.pem"
             let asked = Some(Instant::now());
             cluster.seen.insert(address(), Seen { who, asked });
         }
-        Arc::new(Facts::new(&config, Arc::new(cluster)))
+        Arc::new(Facts::new(&config, Arc::new(cluster), &[]))
     }
 
     fn cast() -> (Newest, Publish, mpsc::Receiver<IpAddr>) {

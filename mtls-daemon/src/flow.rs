@@ -20,9 +20,9 @@ use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
 use crate::direct::Direct;
 use crate::facts::{Facts, Newest};
 use crate::kernel::ClientName;
-use crate::metrics::{Direction, ThreadMetrics, Towards};
+use crate::metrics::{Direction, Plaintext, ThreadMetrics, Towards};
 use crate::netns::Cookie;
-use crate::policy::{self, Connection, Rules};
+use crate::policy::{self, Connection};
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::spiffe::SpiffeId;
@@ -46,7 +46,7 @@ pub struct Flow {
     pub peer: Option<SpiffeId>,
     pub client: Option<ClientAddr>,
     pub original_dst: OriginalDst,
-    /// Address of the other end of the tunnel; without a tunnel, the server's.
+    /// Address of the other end of the tunnel, or of the connection in clear.
     pub tunnel: Option<TunnelAddr>,
     pub tunnel_use: Option<TunnelUse>,
     /// The rule that let it in, or did not; of inbound ones.
@@ -82,10 +82,23 @@ impl Flow {
         ))
     }
 
-    /// Whether it may go on by `rules`.
-    pub fn is_allowed_by(&self, rules: &Rules) -> bool {
-        let allowed = |connection| rules.inbound(&connection).is_allowed();
-        self.connection().is_none_or(allowed)
+    /// Why it may not go on by `facts`, if it may not.
+    pub fn forbidden_by(&self, facts: &Facts) -> Option<Reason> {
+        let (modes, name) = (&facts.modes, &self.workload.name);
+        match self.tunnel_use {
+            Some(TunnelUse::None(Plaintext::Permissive))
+                if !modes.takes_plaintext(name, self.original_dst.0.port()) =>
+            {
+                return Some(Reason::PlaintextRefused);
+            }
+            Some(TunnelUse::None(Plaintext::NotEnrolled)) if !modes.sends_plaintext(name) => {
+                return Some(Reason::NotEnrolled);
+            }
+            _ => {}
+        }
+        let connection = self.connection()?;
+        let allowed = facts.rules.inbound(&connection).is_allowed();
+        (!allowed).then_some(Reason::NotAuthorised)
     }
 }
 
@@ -217,30 +230,30 @@ impl Flows {
         shown.collect()
     }
 
-    /// Cuts what the policies do not allow any more, whenever they change. For
-    /// ever.
+    /// Cuts what policies or modes do not allow any more, whenever they change.
+    /// For ever.
     pub async fn hold_to_the_rules(self: Rc<Self>) {
         let mut facts = self.facts.changes();
         loop {
-            let rules = Arc::clone(&facts.borrow_and_update().rules);
-            self.cut_what_is_denied(&rules);
-            let other = |facts: &Arc<Facts>| !Arc::ptr_eq(&facts.rules, &rules);
+            let now = Arc::clone(&facts.borrow_and_update());
+            self.cut_what_is_forbidden(&now);
+            let other = |facts: &Arc<Facts>| !facts.judges_as(&now);
             if facts.wait_for(other).await.is_err() {
                 return;
             }
         }
     }
 
-    fn cut_what_is_denied(&self, rules: &Rules) {
+    fn cut_what_is_forbidden(&self, facts: &Facts) {
         for (_, live) in self.live.borrow().iter() {
-            if !live.flow.is_allowed_by(rules) {
+            if let Some(reason) = live.flow.forbidden_by(facts) {
                 tracing::info!(
                     id = %live.flow.id,
                     workload = %live.flow.workload.name,
-                    reason = %Reason::NotAuthorised,
-                    "a connection is cut: policies do not allow it any more"
+                    %reason,
+                    "a connection is cut: policies or modes do not allow it any more"
                 );
-                live.carry.cut(Cut(Reason::NotAuthorised));
+                live.carry.cut(Cut(reason));
             }
         }
     }

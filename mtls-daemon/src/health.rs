@@ -25,6 +25,11 @@ pub struct Health {
 }
 
 impl Health {
+    /// Another number for each connection that asked.
+    pub fn turn(&self) -> usize {
+        self.turn.get()
+    }
+
     /// `targets` in the order to try them: round robin over the healthy,
     /// then those that failed lately, since a wrong guess must not refuse.
     pub fn in_turn<'a>(&self, targets: &'a [Target]) -> impl Iterator<Item = &'a Target> {

@@ -1,6 +1,8 @@
 //! Inbound: a tunnel that a peer's daemon opened to a workload of this node,
 //! and the connections it brings.
 
+mod plain;
+
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use crate::addr::ClientAddr;
 use crate::addr::{OriginalDst, TunnelAddr};
 use crate::credentials::Credentials;
 use crate::dial::{Dialled, dial};
+use crate::direct::Directs;
 use crate::facts::{Facts, Newest};
 use crate::flow::{Flow, Flows};
 use crate::handshake::{self, counted};
@@ -30,7 +33,7 @@ use crate::tunnels::{Proved, Tunnels};
 use crate::turns::Turns;
 use crate::workload::Workload;
 
-/// A connection to a workload's tunnel port, as the listener accepted it.
+/// A connection to a workload of this node, as the listener accepted it.
 pub struct Arrived {
     pub socket: TcpStream,
     pub workload: Arc<Workload>,
@@ -47,6 +50,7 @@ pub struct Inbound {
     pub handoff: Handoff,
     pub metrics: ThreadMetrics,
     pub flows: Rc<Flows>,
+    pub directs: Rc<Directs>,
     pub ids: Rc<ConnectionIds>,
     pub handshakes: Turns,
 }
@@ -205,7 +209,11 @@ impl Inbound {
             client,
             tunnel_port: facts.tunnel_port,
         };
-        let Judged { permit, decision } = policy::authorise(&request, &facts.rules);
+        self.count(policy::authorise(&request, &facts.rules))
+    }
+
+    fn count(&self, judged: Judged<'_>) -> (Result<Permit, Reason>, Option<Arc<str>>) {
+        let Judged { permit, decision } = judged;
         let counted = decision.iter().flat_map(Decision::counted);
         for (rule, decided) in counted {
             self.metrics.policy_decided(rule, decided);
@@ -214,13 +222,16 @@ impl Inbound {
         (permit, rule)
     }
 
-    /// Policies may have changed while the application was dialled. From here
+    /// Policies and modes may have changed while the application was dialled. From here
     /// on the connection is on the list of those that are judged again.
     fn still_allowed<T>(&self, flow: &Flow, facts: &Facts, dialled: T) -> Result<T, Refused> {
         let now = self.facts.get();
-        match Arc::ptr_eq(&now.rules, &facts.rules) || flow.is_allowed_by(&now.rules) {
-            true => Ok(dialled),
-            false => Err(Refused::from(Reason::NotAuthorised)),
+        if now.judges_as(facts) {
+            return Ok(dialled);
+        }
+        match flow.forbidden_by(&now) {
+            None => Ok(dialled),
+            Some(reason) => Err(Refused::from(reason)),
         }
     }
 

@@ -16,15 +16,15 @@ use tokio::time::{Instant, timeout};
 use crate::access_log::TunnelUse;
 use crate::addr::{ClientAddr, OriginalDst, TunnelAddr};
 use crate::answers::{Answers, TRUSTED_FOR};
-use crate::direct::{self, Directs, Upstream};
+use crate::direct::{self, Directs, Far};
 use crate::directory::{Endpoint, Target};
 use crate::facts::Newest;
 use crate::flow::{Carry, Flow, Flows};
 use crate::health::Health;
 use crate::kernel::Handoff;
 use crate::listener::Pass;
-use crate::metrics::{Acquire, Direction, Plaintext, ThreadMetrics};
-use crate::policy;
+use crate::metrics::{Acquire, Direction, InClear, Plaintext, ThreadMetrics};
+use crate::policy::{self, Clear};
 use crate::pool::{CheckedOut, Pool};
 use crate::reason::Reason;
 use crate::refused::Refused;
@@ -147,14 +147,24 @@ impl Outbound {
     ) -> Result<Established, Refused> {
         let dst = flow.original_dst;
         let facts = self.facts.about(dst).await;
-        let route = policy::route(&facts.directory, facts.outside, dst)?;
+        let clear = Clear {
+            outside: facts.outside,
+            permissive: facts.modes.sends_plaintext(&flow.workload.name),
+            turn: self.health.turn(),
+        };
+        let route = policy::route(&facts.directory, clear, dst)?;
         drop(facts);
         let mut refused = Refused::from(Reason::NoHealthyEndpoint);
         for target in self.health.in_turn(&route.targets).take(ATTEMPTS) {
             let reached = match target {
                 Target::Workload(endpoint) => self.connect(endpoint, flow, app).await,
                 Target::Outside(server) => {
-                    let dialled = self.go_outside(*server, flow).await;
+                    let dialled = self.go_in_clear(*server, Plaintext::Outside, flow).await;
+                    dialled.map_err(Failed::from)
+                }
+                Target::NotEnrolled(server) => {
+                    let why = Plaintext::NotEnrolled;
+                    let dialled = self.go_in_clear(*server, why, flow).await;
                     dialled.map_err(Failed::from)
                 }
             };
@@ -230,10 +240,12 @@ impl Outbound {
         }
     }
 
-    /// Without a tunnel, to a server that is known to be no workload.
-    async fn go_outside(
+    /// Without a tunnel, to a server that is known to be no workload, or to
+    /// have no daemon.
+    async fn go_in_clear(
         &self,
         server: SocketAddr,
+        why: Plaintext,
         flow: &mut Flow,
     ) -> Result<Established, Refused> {
         if self.pool.tunnels.are_draining() {
@@ -241,12 +253,23 @@ impl Outbound {
         }
         flow.peer = None;
         flow.tunnel = Some(TunnelAddr(server));
-        flow.tunnel_use = Some(TunnelUse::None);
+        flow.tunnel_use = Some(TunnelUse::None(why));
         let limit = self.facts.get().limits.connect;
-        let upstream = direct::connect(&flow.workload, server, limit).await?;
-        self.metrics
-            .carried_in_clear(Direction::Outbound, Plaintext::Outside);
-        Ok(Established::Direct(upstream))
+        let far = direct::connect(&flow.workload, server, limit).await?;
+        // The mode may have changed meanwhile.
+        if let Some(reason) = flow.forbidden_by(&self.facts.get()) {
+            return Err(Refused::from(reason));
+        }
+        self.metrics.carried_in_clear(Direction::Outbound, why);
+        if why == Plaintext::NotEnrolled {
+            self.metrics.seen_in_clear(InClear {
+                workload: Arc::clone(&flow.workload.name),
+                direction: Direction::Outbound,
+                other: server.ip(),
+                port: server.port(),
+            });
+        }
+        Ok(Established::Direct(far))
     }
 
     /// In the peer's words, or in those of the tunnel that was lost.
@@ -307,14 +330,14 @@ impl Outbound {
 /// What leads to whoever answers.
 enum Established {
     Tunnel(Stream),
-    Direct(Upstream),
+    Direct(Far),
 }
 
 impl Established {
     fn carry(self, app: TcpStream, directs: &Rc<Directs>) -> Carry {
         match self {
             Self::Tunnel(stream) => stream.carry(app).into(),
-            Self::Direct(upstream) => Carry::Direct(Box::new(directs.carry(app, upstream))),
+            Self::Direct(far) => Carry::Direct(Box::new(directs.carry(app, far))),
         }
     }
 }

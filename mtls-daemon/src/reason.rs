@@ -78,6 +78,8 @@ reasons! {
     UnknownWorkload = "unknown_workload" [Refused], "Enrol the workload, or mark its namespace as not enrolled, or set node.unknown to pass.";
     /// The destination lies in a mesh network, but no workload is known there.
     UnknownDestination = "unknown_destination" [Refused], "Add the address to a [[workload]], [[peer]] or [[service]], or exclude its network.";
+    /// The destination is known to have no daemon, and the workload is strict.
+    NotEnrolled = "not_enrolled" [Refused, Ended], "Enrol the destination, or make the workload permissive until it is.";
     /// The destination is outside of the mesh and `outside` refuses.
     OutsideRefused = "outside_refused" [Refused], "Set node.outside to direct, or exclude the network, if workloads may reach it.";
     /// No endpoint of the service is healthy.
@@ -101,7 +103,7 @@ reasons! {
     /// The destination is not a workload of this node.
     NotLocal = "not_local" [Refused], "The peer asked for a workload that is not on this node: its directory is stale.";
     /// Plain text arrived where the mode is strict.
-    PlaintextRefused = "plaintext_refused" [Refused], "A client without a tunnel dialled a strict workload: enrol the client or exclude the port.";
+    PlaintextRefused = "plaintext_refused" [Refused, Ended], "A client without a tunnel dialled a strict workload: enrol the client or exclude the port.";
     /// The local application could not be dialled.
     DialFailed = "dial_failed" [Refused], "The local application does not listen, or did not accept in time.";
 

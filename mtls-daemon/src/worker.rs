@@ -198,6 +198,7 @@ impl Worker {
             handoff: setup.handoff.clone(),
             metrics: metrics.clone(),
             flows: Rc::clone(&flows),
+            directs: Rc::clone(&directs),
             ids,
             handshakes: Turns::new(facts.get().limits.handshakes_per_worker),
         });
@@ -242,16 +243,24 @@ impl Worker {
         for (kind, listener) in listeners {
             let direction = match kind {
                 ListenerKind::CaptureV4 | ListenerKind::CaptureV6 => Direction::Outbound,
-                ListenerKind::TunnelV4 | ListenerKind::TunnelV6 => Direction::Inbound,
+                ListenerKind::TunnelV4
+                | ListenerKind::TunnelV6
+                | ListenerKind::PlainV4
+                | ListenerKind::PlainV6 => Direction::Inbound,
             };
             let (of, pending) = (Arc::clone(workload), Arc::clone(&pending));
             let metrics = self.metrics.clone();
             let task = match Door::new(listener, of, direction, pending, metrics) {
-                Ok(door) => match direction {
-                    Direction::Outbound => {
+                Ok(door) => match kind {
+                    ListenerKind::CaptureV4 | ListenerKind::CaptureV6 => {
                         spawn_local(take_captured(door, Rc::clone(&self.outbound)))
                     }
-                    Direction::Inbound => spawn_local(take_tunnels(door, Rc::clone(&self.inbound))),
+                    ListenerKind::TunnelV4 | ListenerKind::TunnelV6 => {
+                        spawn_local(take_tunnels(door, Rc::clone(&self.inbound)))
+                    }
+                    ListenerKind::PlainV4 | ListenerKind::PlainV6 => {
+                        spawn_local(take_plain(door, Rc::clone(&self.inbound)))
+                    }
                 },
                 Err(error) => {
                     // The listener is dropped and its slot empty: it refuses.
@@ -323,6 +332,19 @@ async fn take_captured(door: Door, outbound: Rc<Outbound>) {
         let (socket, source, pass) = door.next(forget).await;
         let workload = Arc::clone(&door.workload);
         spawn_local(Rc::clone(&outbound).carry(Captured {
+            socket,
+            workload,
+            source,
+            pass,
+        }));
+    }
+}
+
+async fn take_plain(door: Door, inbound: Rc<Inbound>) {
+    loop {
+        let (socket, source, pass) = door.next(|_, _| {}).await;
+        let workload = Arc::clone(&door.workload);
+        spawn_local(Rc::clone(&inbound).take_plain(Arrived {
             socket,
             workload,
             source,

@@ -258,22 +258,30 @@ fn source(ctx: &SkBuffContext) -> Ip {
     }
 }
 
-/// Both ends of a TCP packet. The kernel's listeners see none with another
-/// header between; where there is one it is nobody's probe.
+/// Where the TCP header begins. The kernel's listeners see none with another
+/// header between; where there is one this is none that anybody looks at.
+#[inline(always)]
+fn header(ctx: &SkBuffContext) -> Option<usize> {
+    let first = ctx.load::<u8>(0).ok()?;
+    if first >> 4 == 4 {
+        return Some(usize::from(first & 0xf) * 4);
+    }
+    let is_tcp = u32::from(ctx.load::<u8>(6).ok()?) == IPPROTO_TCP;
+    is_tcp.then_some(40)
+}
+
+/// Both ends of a TCP packet.
 #[inline(always)]
 fn probe(ctx: &SkBuffContext) -> Option<ProbeKey> {
-    let first = ctx.load::<u8>(0).ok()?;
-    let (source, target, ports) = if first >> 4 == 4 {
+    let ports = header(ctx)?;
+    let (source, target) = if ctx.load::<u8>(0).ok()? >> 4 == 4 {
         let source = Ip::v4(ctx.load::<u32>(12).ok()?);
         let target = Ip::v4(ctx.load::<u32>(16).ok()?);
-        (source, target, usize::from(first & 0xf) * 4)
+        (source, target)
     } else {
-        if u32::from(ctx.load::<u8>(6).ok()?) != IPPROTO_TCP {
-            return None;
-        }
         let source = Ip(ctx.load::<[u32; 4]>(8).ok()?);
         let target = Ip(ctx.load::<[u32; 4]>(24).ok()?);
-        (source, target, 40)
+        (source, target)
     };
     let [source_port, target_port] = ctx.load::<[u16; 2]>(ports).ok()?;
     let end = |ip, port| Endpoint {
@@ -333,7 +341,7 @@ impl Surroundings for Packet<'_> {
 
     #[inline(always)]
     fn port_excluded(&self, cookie: u64, port: u16) -> bool {
-        facts::port_excluded(cookie, port, self.direction)
+        facts::port_is(cookie, port, self.direction)
     }
 
     #[inline(always)]
@@ -352,9 +360,17 @@ impl Surroundings for Packet<'_> {
     }
 
     #[inline(always)]
+    fn opens(&self) -> bool {
+        const FLAGS: usize = 13;
+        const ACK: u8 = 0x10;
+        let flags = header(self.ctx).and_then(|at| self.ctx.load::<u8>(at + FLAGS).ok());
+        flags.is_none_or(|flags| flags & ACK == 0)
+    }
+
+    #[inline(always)]
     fn probed(&self, cookie: u64, port: u16) -> bool {
         // The port that the socket listens at is the packet's.
-        facts::port_excluded(cookie, port, PortKey::PROBED)
+        facts::port_is(cookie, port, PortKey::PROBED)
             && probe(self.ctx).is_some_and(|probe| facts::probed(cookie, &probe))
     }
 }

@@ -252,7 +252,7 @@ impl Surroundings for Caller {
 
     #[inline(always)]
     fn port_excluded(&self, cookie: u64, port: u16) -> bool {
-        facts::port_excluded(cookie, port, PortKey::OUT)
+        facts::port_is(cookie, port, PortKey::OUT)
     }
 
     #[inline(always)]

@@ -26,7 +26,7 @@ pub fn own_address(cookie: u64, ip: Ip) -> bool {
 }
 
 #[inline(always)]
-pub fn port_excluded(cookie: u64, port: u16, direction: u16) -> bool {
+pub fn port_is(cookie: u64, port: u16, direction: u16) -> bool {
     PORTS
         .get_ptr(PortKey::new(cookie, port, direction))
         .is_some()
@@ -35,7 +35,7 @@ pub fn port_excluded(cookie: u64, port: u16, direction: u16) -> bool {
 /// The port first: few ports are meant for probes.
 #[inline(always)]
 pub fn probed(cookie: u64, probe: &ProbeKey) -> bool {
-    if !port_excluded(cookie, probe.target_port, PortKey::PROBED) {
+    if !port_is(cookie, probe.target_port, PortKey::PROBED) {
         return false;
     }
     // SAFETY: an aligned word; whichever value is read was written.

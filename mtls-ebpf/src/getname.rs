@@ -49,7 +49,7 @@ fn peer(ctx: *mut bpf_sock_addr, hook: Hook, v6: bool) -> i32 {
         // SAFETY: the kernel's context.
         let cookie = unsafe { bpf_get_netns_cookie(ctx.cast::<c_void>()) };
         facts::netns(cookie)
-            .filter(|(_, netns)| netns.standing == Netns::STRICT)
+            .filter(|(_, netns)| netns.standing == Netns::ENROLLED)
             .map(|(cookie, _)| cookie)
     };
     // SAFETY: the daemon writes an entry once, before the connection exists.

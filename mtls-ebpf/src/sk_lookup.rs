@@ -14,7 +14,7 @@ use aya_ebpf::macros::{btf_map, sk_lookup};
 use aya_ebpf::programs::SkLookupContext;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::counters::{Hook, Outcome};
-use mtls_common::maps::{FlowKey, Instance, PortKey};
+use mtls_common::maps::{FlowKey, Instance};
 use mtls_common::probe::ProbeKey;
 use mtls_common::reports::Event;
 use mtls_common::steer::{self, Arriving, Steering};
@@ -100,8 +100,8 @@ impl Arriving for Maps {
     }
 
     #[inline(always)]
-    fn port_excluded(&self, cookie: u64, port: u16) -> bool {
-        facts::port_excluded(cookie, port, PortKey::IN)
+    fn port_is(&self, cookie: u64, port: u16, direction: u16) -> bool {
+        facts::port_is(cookie, port, direction)
     }
 
     #[inline(always)]

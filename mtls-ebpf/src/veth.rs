@@ -93,8 +93,8 @@ impl Leaving for Sent<'_> {
     }
 
     #[inline(always)]
-    fn port_excluded(&self, cookie: u64, port: u16, direction: u16) -> bool {
-        facts::port_excluded(cookie, port, direction)
+    fn port_is(&self, cookie: u64, port: u16, direction: u16) -> bool {
+        facts::port_is(cookie, port, direction)
     }
 
     #[inline(always)]

@@ -5,16 +5,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mtls_tests::deadline::{Deadline, wait_for};
+use mtls_tests::deadline::{Deadline, Stopwatch, wait_for};
 use mtls_tests::mesh::Daemon;
 use mtls_tests::player::Client;
 use mtls_tests::script::{Connect, Step};
 use mtls_tests::two_nodes;
 use mtls_tests::{Error, Family, Mesh, Node, Plan, Pod, Result, Scene, ensure, ensure_eq, play};
 
-/// From the change of a file to the cut: what the daemon promises, and room
-/// for a busy machine.
-const CUT_WITHIN: Duration = Duration::from_secs(5);
+/// From the change of a file to the cut: what the daemon promises. A machine that
+/// has much else to do may miss it, but not each time.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+const TRIES: usize = 5;
 
 #[test]
 fn policy() -> Result {
@@ -24,21 +25,26 @@ fn policy() -> Result {
         let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
 
         // No policy: both are let in.
-        let mut held = cast.hold()?;
         let ended = cast.friend.connect(to, hello.clone())?;
         ensure(ended.is_well(), || {
             format!("a friend without a policy: {ended:?}")
         })?;
 
         // The friend may, nobody else: what the stranger has open is cut.
-        held.go()?;
-        cast.write(&allowing("spiffe://example.org/friend"))?;
-        let cut = held.ended_within(Deadline::after(CUT_WITHIN))?;
-        ensure_eq(cut.error(), "ECONNRESET", "the stranger's open connection")?;
+        let mut fastest = cast.cut_the_stranger()?;
+        for _ in 1..TRIES {
+            if fastest <= CUT_WITHIN {
+                break;
+            }
+            cast.write(&allowing("*"))?;
+            cast.wait_for_the_stranger()?;
+            fastest = fastest.min(cast.cut_the_stranger()?);
+        }
+        ensure(fastest <= CUT_WITHIN, || format!("cut after {fastest:?}"))?;
         let labels = [("direction", "inbound"), ("reason", "not_authorised")];
         let daemon = cast.daemon()?;
         daemon.wait_for_metrics("the cut connection", |metrics| {
-            metrics.count("mtls_connections_ended_total", &labels) == 1
+            metrics.count("mtls_connections_ended_total", &labels) >= 1
         })?;
         let ended = cast.friend.connect(to, hello.clone())?;
         ensure(ended.is_well(), || format!("an allowed friend: {ended:?}"))?;
@@ -80,17 +86,7 @@ fn policy() -> Result {
 
         // Now the other way round.
         cast.write(&allowing("spiffe://example.org/stranger"))?;
-        wait_for(
-            Deadline::default(),
-            || "the stranger to be let in",
-            || {
-                Ok(cast
-                    .stranger
-                    .connect(to, hello.clone())?
-                    .is_well()
-                    .then_some(()))
-            },
-        )?;
+        cast.wait_for_the_stranger()?;
         let refused = cast.friend.connect(to, hello)?;
         ensure(!refused.is_well(), || "a friend no more")?;
         cast.mesh.wire()?.ensure_only_tls()
@@ -140,6 +136,29 @@ impl Cast {
         let written = fs::write(&new, text)
             .and_then(|()| fs::rename(&new, self.policies.join("callers.toml")));
         written.map_err(|error| Error::Unexpected(format!("writing a policy: {error}")))
+    }
+
+    /// The time from a change that lets in the friend alone to the end of what
+    /// the stranger has open.
+    fn cut_the_stranger(&self) -> Result<Duration> {
+        let mut held = self.hold()?;
+        held.go()?;
+        let since = Stopwatch::start();
+        self.write(&allowing("spiffe://example.org/friend"))?;
+        let cut = held.ended()?;
+        ensure_eq(cut.error(), "ECONNRESET", "the stranger's open connection")?;
+        Ok(since.elapsed())
+    }
+
+    fn wait_for_the_stranger(&self) -> Result {
+        let to = self.server.at(Family::V4, 5432);
+        let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
+        let let_in = || Ok(self.stranger.connect(to, hello.clone())?.is_well());
+        wait_for(
+            Deadline::default(),
+            || "the stranger to be let in",
+            || Ok(let_in()?.then_some(())),
+        )
     }
 
     /// A connection of the stranger that waits for its end.

@@ -57,6 +57,19 @@ const CLAIMS: &[Row] = &[
         "Refused or cut with `not_authorised` within a second of the change.",
     ),
     row(
+        "A permissive workload takes clear text only past its policies, a caller in clear has proved nothing, and strict ends what is open.",
+        &[
+            "permissive.rs#permissive",
+            "permissive.rs#ports_have_modes_of_their_own",
+        ],
+        "Refused with `not_authorised`, reset with `plaintext_refused`; `mtls-daemon readiness-for-strict` names the callers beforehand.",
+    ),
+    row(
+        "A running system goes from off to strict without losing a connection between its workloads.",
+        &["strict_under_load.rs#strict_under_load"],
+        "None fails, and nothing is in clear once both are strict; only what was open from before is reset.",
+    ),
+    row(
         "What was proved ends when it ends, or when it is withdrawn.",
         &[
             "certificates.rs#certificates_are_renewed",
@@ -202,6 +215,7 @@ const ATTACKS: &[Row] = &[
         "Dialling the listener directly, forging an original destination",
         &[
             "capture_address.rs#capture_address",
+            "permissive.rs#listeners_dialled_directly",
             "forged_packets.rs#forged_packets",
             "kernel/handoff.rs#kernel_knows_nothing_of_who_dials_the_capture_address",
         ],
@@ -237,8 +251,12 @@ const ATTACKS: &[Row] = &[
     ),
     row(
         "Dropping the tunnel so that clear text is used",
-        &["peer_unreachable.rs#peer_unreachable"],
-        "refused with `peer_unreachable`, never in clear",
+        &[
+            "downgrade.rs#downgrade",
+            "peer_unreachable.rs#peer_unreachable",
+            "mtls-daemon/src/policy/outbound.rs#a_services_endpoints_of_both_kinds_are_not_mixed",
+        ],
+        "refused with `peer_unreachable`, never in clear: permissive workloads, too, use it only where the directory knows that there is no daemon",
     ),
     row(
         "Silence at each stage: TCP, TLS, HTTP/2, a header block, a stream",
@@ -337,7 +355,7 @@ const ATTACKS: &[Row] = &[
             "veth_gate.rs#frames_of_a_packet_socket",
             "veth_gate.rs#sockets_of_another_cgroup",
             "veth_gate.rs#detach_takes_the_veth_gate_away",
-            "mtls-common/src/veth.rs#nothing_opens_or_carries_but_what_is_excluded",
+            "mtls-common/tests/decisions/veth.rs#nothing_opens_or_carries_but_what_is_excluded",
         ],
         "stopped by the gate at the node's end of the veth (Linux 6.6)",
     ),

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::{Answered, Connecting, Surroundings};
-use mtls_common::maps::{FlowKey, Instance, Netns, NetworkKey};
+use mtls_common::maps::{FlowKey, Instance, KINDS, Netns, NetworkKey, PortKey};
 use mtls_common::probe::ProbeKey;
 use mtls_common::steer::Arriving;
 
 pub(crate) const COOKIE: u64 = 7;
-/// By the place of its listeners, 40.
+pub(crate) const SLOTS: u32 = 10 * KINDS;
+/// By the place of its listeners.
 pub(crate) const ACCOUNT: u32 = 11;
 
 /// What is different from an enrolled workload in a mesh of every address.
@@ -24,6 +25,9 @@ pub(crate) struct Around {
     pub(crate) exempt: bool,
     pub(crate) own: Vec<IpAddr>,
     pub(crate) ports: Vec<u16>,
+    /// Ports of a mode of their own.
+    pub(crate) strict_ports: Vec<u16>,
+    pub(crate) permissive_ports: Vec<u16>,
     /// Bits of the workload's own networks, and of the node's, at any address.
     pub(crate) workload_bits: u32,
     pub(crate) node_bits: u32,
@@ -34,6 +38,8 @@ pub(crate) struct Around {
     pub(crate) room: bool,
     pub(crate) only_v6: bool,
     pub(crate) captured: bool,
+    /// The packet is a SYN.
+    pub(crate) opens: bool,
     /// The prober's connection is known, to this port.
     pub(crate) probed: Option<u16>,
     pub(crate) asked: RefCell<Vec<&'static str>>,
@@ -43,11 +49,13 @@ impl Around {
     /// An enrolled workload in a mesh that holds every address.
     pub(crate) fn enrolled() -> Self {
         Self {
-            standing: Some(Netns::STRICT),
+            standing: Some(Netns::ENROLLED),
             flags: Netns::HAS_NETWORKS | Netns::HAS_PORTS_OUT | Netns::HAS_PORTS_IN,
             exempt: false,
             own: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ports: Vec::new(),
+            strict_ports: Vec::new(),
+            permissive_ports: Vec::new(),
             workload_bits: 0,
             node_bits: mtls_common::maps::MESH,
             pass_unknown: false,
@@ -57,6 +65,7 @@ impl Around {
             room: true,
             only_v6: false,
             captured: false,
+            opens: true,
             probed: None,
             asked: RefCell::new(Vec::new()),
         }
@@ -76,7 +85,7 @@ impl Around {
         Some(Netns {
             found_at: 0,
             standing: self.standing?,
-            slot_base: 40,
+            slot_base: SLOTS,
             spread: 2,
             flags: self.flags,
             primary_v4: endpoint("10.0.0.1:0").ip,
@@ -88,7 +97,7 @@ impl Around {
 pub(crate) fn here() -> Instance {
     Instance {
         cookie: COOKIE,
-        slot_base: 40,
+        slot_base: SLOTS,
         spread: 2,
         flags: Netns::HAS_NETWORKS | Netns::HAS_PORTS_IN,
         tunnel_port: 15008,
@@ -141,6 +150,10 @@ impl Surroundings for Around {
         self.pass_outside
     }
 
+    fn opens(&self) -> bool {
+        self.opens
+    }
+
     fn probed(&self, cookie: u64, port: u16) -> bool {
         cookie == COOKIE && self.probed == Some(port)
     }
@@ -154,7 +167,7 @@ impl Connecting for Around {
 
     fn listening(&self, slot: u32) -> bool {
         assert!(
-            (40..48).contains(&slot),
+            (SLOTS..SLOTS + 2 * KINDS).contains(&slot),
             "slot {slot} is another workload's"
         );
         self.listening
@@ -179,8 +192,14 @@ impl Arriving for Around {
         Surroundings::own_address(self, cookie, ip)
     }
 
-    fn port_excluded(&self, cookie: u64, port: u16) -> bool {
-        Surroundings::port_excluded(self, cookie, port)
+    fn port_is(&self, cookie: u64, port: u16, direction: u16) -> bool {
+        let ports = match direction {
+            PortKey::IN => &self.ports,
+            PortKey::STRICT => &self.strict_ports,
+            PortKey::PERMISSIVE => &self.permissive_ports,
+            other => panic!("direction {other} is not for SYNs"),
+        };
+        cookie == COOKIE && ports.contains(&port)
     }
 
     fn networks(&self, cookie: u64, ip: Ip) -> u32 {

@@ -8,7 +8,7 @@ use mtls_common::gate::{
 use mtls_common::maps::{EXCLUDED, MESH, Netns, Socket};
 use proptest::prelude::*;
 
-use crate::around::{ACCOUNT, Around, COOKIE, Change, endpoint};
+use crate::around::{ACCOUNT, Around, COOKIE, Change, SLOTS, endpoint};
 
 fn out(change: Change) -> Gate {
     syn_out(&Around::with(change), endpoint("10.0.0.2:5432"))
@@ -34,6 +34,21 @@ fn what_should_have_been_captured_does_not_leave() {
     );
 }
 
+#[test]
+fn what_left_before_its_workload_became_permissive_leaves() {
+    let permissive: Change = |around| around.flags |= Netns::PERMISSIVE;
+    assert_eq!(out(permissive), Gate::Pass(Outcome::PassedPermissive));
+    // What comes in without passing by sk_lookup comes again, and passes by.
+    assert_eq!(inward(permissive), Gate::Drop(Outcome::Dropped));
+    let answer: Change = |around| {
+        around.flags |= Netns::PERMISSIVE;
+        around.opens = false;
+    };
+    assert_eq!(inward(answer), Gate::Pass(Outcome::PassedPermissive));
+    let strict: Change = |around| around.opens = false;
+    assert_eq!(inward(strict), Gate::Drop(Outcome::Dropped));
+}
+
 /// A captured socket that has sent its SYN to where it was turned.
 fn on_loopback(captured: &str, change: fn(&mut Socket), listening: bool) -> Loopback {
     let captured = endpoint(captured);
@@ -41,7 +56,7 @@ fn on_loopback(captured: &str, change: fn(&mut Socket), listening: bool) -> Loop
     socket.state = Socket::RECORDED;
     change(&mut socket);
     syn_on_loopback(Some(socket), captured, |slot| {
-        assert_eq!(slot, 40, "another workload's listener");
+        assert_eq!(slot, SLOTS, "another workload's listener");
         listening
     })
 }

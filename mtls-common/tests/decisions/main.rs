@@ -14,3 +14,4 @@ mod maps;
 mod names;
 mod steer;
 mod syn;
+mod veth;

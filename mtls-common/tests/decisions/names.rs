@@ -23,7 +23,7 @@ fn nobody(_: &FlowKey) -> Option<Endpoint> {
 
 fn netns(cookie: u64) -> Option<Netns> {
     (cookie == COOKIE).then_some(Netns {
-        standing: Netns::STRICT,
+        standing: Netns::ENROLLED,
         primary_v4: endpoint("10.0.0.1:0").ip,
         primary_v6: endpoint("[fd00::1]:0").ip,
         ..Netns::OTHERS

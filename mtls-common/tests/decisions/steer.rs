@@ -1,19 +1,26 @@
 use mtls_common::counters::Outcome;
-use mtls_common::maps::{CAPTURE_V4, CAPTURE_V6, EXCLUDED, Instance, TUNNEL_V4, TUNNEL_V6};
+use mtls_common::maps::{
+    CAPTURE_V4, CAPTURE_V6, EXCLUDED, Instance, KINDS, Netns, PLAIN_V4, PLAIN_V6, TUNNEL_V4,
+    TUNNEL_V6,
+};
 use mtls_common::steer::{Steering, syn};
 use proptest::prelude::*;
 
-use crate::around::{Around, Change, endpoint, here};
+use crate::around::{Around, Change, SLOTS, endpoint, here};
 
 /// Where a SYN from `remote` to `local` goes; no mesh network matters here.
 fn steer(around: &Around, remote: &str, local: &str) -> Steering {
     let v6 = local.starts_with('[');
-    syn(around, &here(), endpoint(remote), endpoint(local), v6)
+    let here = Instance {
+        flags: around.flags,
+        ..here()
+    };
+    syn(around, &here, endpoint(remote), endpoint(local), v6)
 }
 
 fn kind(steering: Steering) -> (u32, Outcome) {
     match steering {
-        Steering::Steer { slot, outcome } => ((slot - 40) / 2, outcome),
+        Steering::Steer { slot, outcome } => ((slot - SLOTS) / 2, outcome),
         other => panic!("{other:?}"),
     }
 }
@@ -35,6 +42,37 @@ fn plain_text_from_outside_is_dropped_on_every_port() {
             Steering::Drop(Outcome::RefusedPlaintext),
             "{remote} {local}"
         );
+    }
+}
+
+#[test]
+fn plain_text_for_a_permissive_workload_goes_to_the_daemon() {
+    let around = Around::with(|around| around.flags |= Netns::PERMISSIVE);
+    let steering = steer(&around, "10.0.0.9:41000", "10.0.0.1:80");
+    assert_eq!(kind(steering), (PLAIN_V4, Outcome::SteeredPlaintext));
+    let steering = steer(&around, "[fd00::9]:41000", "[fd00::1]:80");
+    assert_eq!(kind(steering), (PLAIN_V6, Outcome::SteeredPlaintext));
+    // Tunnels, and what never comes to the daemon, go where they always go.
+    let tunnel = steer(&around, "10.0.0.9:41000", "10.0.0.1:15008");
+    assert_eq!(kind(tunnel), (TUNNEL_V4, Outcome::SteeredTunnel));
+    let own = steer(&around, "10.0.0.1:41000", "10.0.0.1:80");
+    assert_eq!(own, Steering::Pass(Outcome::PassedOwnAddress));
+    let forged = steer(&around, "[::ffff:10.0.0.9]:41000", "[fd00::1]:80");
+    assert_eq!(forged, Steering::Drop(Outcome::RefusedPlaintext));
+}
+
+#[test]
+fn a_ports_mode_goes_before_the_workloads() {
+    for workload in [0, Netns::PERMISSIVE] {
+        let around = Around::with(|around| {
+            around.flags |= Netns::HAS_PORT_MODES | workload;
+            around.strict_ports.push(5432);
+            around.permissive_ports.push(8080);
+        });
+        let strict = steer(&around, "10.0.0.9:41000", "10.0.0.1:5432");
+        assert_eq!(strict, Steering::Drop(Outcome::RefusedPlaintext));
+        let permissive = steer(&around, "10.0.0.9:41000", "10.0.0.1:8080");
+        assert_eq!(kind(permissive), (PLAIN_V4, Outcome::SteeredPlaintext));
     }
 }
 
@@ -170,7 +208,7 @@ proptest! {
         let of = |at: std::net::SocketAddr| mtls_common::addr::Endpoint { ip: at.ip().into(), port: at.port() };
         if let Steering::Steer { slot, .. } = syn(&around, &here, of(remote), of(local), local.is_ipv6()) {
             prop_assert!(slot >= here.slot_base);
-            prop_assert!(slot < here.slot_base + 4 * spread.max(1));
+            prop_assert!(slot < here.slot_base + KINDS * spread.max(1));
         }
     }
 }

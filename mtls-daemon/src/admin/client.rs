@@ -20,7 +20,7 @@ use crate::reason::Reason;
 
 use super::reply::{
     CertificatesReply, ConnectionsReply, EnrolQuestion, EnrolReply, ErrorReply, PolicyTestReply,
-    StatusReply,
+    StatusReply, StrictReply,
 };
 
 /// How long an answer that waits for nothing may take.
@@ -76,6 +76,10 @@ pub async fn connections(socket: &Path) -> Result<Answer<ConnectionsReply>, Clie
         PATIENCE,
     )
     .await
+}
+
+pub async fn strict(socket: &Path) -> Result<Answer<StrictReply>, ClientError> {
+    ask(socket, Method::GET, "/v1/strict", Bytes::new(), PATIENCE).await
 }
 
 /// Answered at once, or within `question.wait`.

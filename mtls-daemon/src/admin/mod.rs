@@ -11,6 +11,7 @@ pub mod reply;
 #[cfg(test)]
 pub(crate) mod samples;
 mod socket;
+pub mod strict;
 mod systemd;
 #[cfg(test)]
 mod tests;

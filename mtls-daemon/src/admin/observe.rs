@@ -22,6 +22,7 @@ use crate::spiffe::TrustDomain;
 
 use super::Desk;
 use super::door::Limits;
+use super::strict::{Standing, StrictReadiness};
 use super::view::{CertificateStatus, RevocationStatus, RootStatus, WorkloadState};
 
 pub(super) const LIMITS: Limits = Limits {
@@ -93,12 +94,21 @@ impl Desk {
             }),
             heartbeats: self.heartbeats.ages(),
             log_lines_dropped: log::dropped(),
+            strict_losses: strict_losses(&self.view.strict_readiness()),
             roots_end: roots_end(&all.roots),
             sources: sources(&all.certificates),
             crls: status.revocation.iter().flat_map(next_updates).collect(),
         };
         self.metrics.render(&kernel, &node)
     }
+}
+
+/// Of workloads whose connections in clear the daemon sees.
+fn strict_losses(all: &[StrictReadiness]) -> BTreeMap<String, usize> {
+    let watched = all.iter().filter(|one| one.standing != Standing::Unwatched);
+    watched
+        .map(|one| (one.workload.clone(), one.losses.len()))
+        .collect()
 }
 
 fn roots_end(roots: &[RootStatus]) -> BTreeMap<TrustDomain, SystemTime> {

@@ -25,7 +25,7 @@ use super::Desk;
 use super::door::Limits;
 use super::reply::{
     CertificatesReply, ConnectionsReply, DescriptorsReply, EnrolQuestion, EnrolReply, ErrorReply,
-    HookReply, PolicyTestReply, SCHEMA, StatusReply, ThreadReply,
+    HookReply, PolicyTestReply, SCHEMA, StatusReply, StrictReply, ThreadReply,
 };
 use super::view::{NodeView, WorkloadState};
 
@@ -93,6 +93,13 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Full<Bytes>
                 schema: SCHEMA,
                 time: SystemTime::now(),
                 all: desk.view.certificates(),
+            };
+            json(StatusCode::OK, &reply)
+        }
+        (&Method::GET, "/v1/strict") => {
+            let reply = StrictReply {
+                schema: SCHEMA,
+                workloads: desk.view.strict_readiness(),
             };
             json(StatusCode::OK, &reply)
         }

@@ -8,6 +8,7 @@ use super::readiness::Verdict;
 use crate::policy::Explanation;
 use crate::reason::Reason;
 
+use super::strict::StrictReadiness;
 use super::text;
 use super::view::{Certificates, Connection, EnrolRequest, NodeStatus, WorkloadState};
 
@@ -78,6 +79,12 @@ pub struct EnrolReply {
     pub workload: String,
     #[serde(flatten)]
     pub state: WorkloadState,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StrictReply {
+    pub schema: u32,
+    pub workloads: Vec<StrictReadiness>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -54,6 +54,10 @@ impl NodeView for Fake {
         Box::pin(async { vec![samples::connection()] })
     }
 
+    fn strict_readiness(&self) -> Vec<strict::StrictReadiness> {
+        Vec::new()
+    }
+
     fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer> {
         Err(NoAnswer::NobodyIsCalled(question.workload.clone()))
     }

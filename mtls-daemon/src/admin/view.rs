@@ -17,6 +17,7 @@ use crate::reason::Reason;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::trace::ConnectionId;
 
+use super::strict::StrictReadiness;
 use super::text;
 
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -40,6 +41,9 @@ pub trait NodeView {
 
     /// What the policies in force say of a connection.
     fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer>;
+
+    /// Whether the workloads could turn strict.
+    fn strict_readiness(&self) -> Vec<StrictReadiness>;
 
     /// Starts to enrol a workload, or tries again at once if it is enrolled
     /// and not ready, and returns its name. Its state in `status` is waiting

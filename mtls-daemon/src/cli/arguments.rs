@@ -55,6 +55,11 @@ pub(super) enum Command {
     Certificates(Ask),
     /// List the connections that the daemon carries now.
     Connections(Connections),
+    /// Say which workloads would lose whom if they turned strict.
+    ///
+    /// From what permissive workloads said and heard in clear within a day.
+    /// Exit status 1 if one would lose somebody, or nobody could know.
+    ReadinessForStrict(Ask),
     /// Ask the policies.
     #[command(subcommand)]
     Policy(PolicyCommand),

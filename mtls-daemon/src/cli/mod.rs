@@ -10,6 +10,7 @@ mod enrol;
 mod humane;
 mod policy;
 mod status;
+mod strict;
 mod table;
 
 use std::error::Error;
@@ -63,6 +64,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Status(asked) => status::command(&asked),
         Command::Certificates(asked) => certificates::command(&asked),
         Command::Connections(asked) => connections::command(&asked),
+        Command::ReadinessForStrict(asked) => strict::command(&asked),
         Command::Policy(PolicyCommand::Test(asked)) => policy::test(&asked),
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),

@@ -304,6 +304,7 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
         place,
         addresses,
         mode,
+        port_modes,
         connect,
         source,
         excluded,
@@ -330,6 +331,7 @@ fn workload_blocks(workload: &Workload, blocks: &mut Vec<Block>) {
             ("unit", unit),
             ("addresses", texts(addresses)),
             ("mode", mode.as_ref().and_then(text)),
+            ("port_modes", list(port_modes)),
             ("connect", connect.as_ref().and_then(text)),
             ("excluded", texts(excluded)),
             ("excluded_outbound_ports", list(excluded_outbound_ports)),
@@ -346,6 +348,7 @@ fn peer_block(peer: &Peer) -> Block {
         spiffe_id,
         addresses,
         tunnel,
+        enrolled,
     } = peer;
     block(
         "peer",
@@ -355,6 +358,7 @@ fn peer_block(peer: &Peer) -> Block {
             ("spiffe_id", text(spiffe_id)),
             ("addresses", texts(addresses)),
             ("tunnel", tunnel.as_ref().and_then(text)),
+            ("enrolled", plain(enrolled)),
         ],
     )
 }
@@ -446,6 +450,7 @@ impl Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Off => "off",
+            Self::Permissive => "permissive",
             Self::Strict => "strict",
         })
     }

@@ -3,7 +3,7 @@
 
 use super::parse::Draft;
 use super::reader::Part;
-use super::{Kubernetes, Mode, Node};
+use super::{Kubernetes, Mode, Node, PortMode};
 
 /// Whatever is looser than the floor is a mistake, where it stands.
 pub(super) fn check(draft: &Draft<'_>, node: &Node, kubernetes: Option<&Kubernetes>) {
@@ -27,6 +27,10 @@ pub(super) fn check(draft: &Draft<'_>, node: &Node, kubernetes: Option<&Kubernet
                 &format!("the mode of workload {:?}", workload.name),
                 mode,
             );
+        }
+        for PortMode { port, mode } in &workload.port_modes {
+            let key = format!("the mode of port {port} of workload {:?}", workload.name);
+            refuse(part, &key, *mode);
         }
     }
     if let (Some(part), Some(kubernetes)) = (&draft.kubernetes, kubernetes) {

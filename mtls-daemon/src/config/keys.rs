@@ -80,6 +80,7 @@ pub enum Shape {
     SpiffeId,
     TrustDomain,
     ServicePort,
+    PortWithMode,
     /// Of a server, without a path.
     Url,
     FileUrl,
@@ -114,8 +115,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const KIB: u64 = 1024;
 const GIB: u64 = 1 << 30;
 
-/// The `mode` of a node and of a workload. DISABLE and STRICT are accepted too.
-const MODES: Shape = Choice(&["off", "strict"]);
+/// The `mode` of a node and of a workload. Istio's words are accepted too.
+pub const MODES: Shape = Choice(&["off", "permissive", "strict"]);
 
 /// The `connect` of a node and of a workload.
 const CONNECTS: Shape = Choice(&["truthful", "early"]);
@@ -269,6 +270,8 @@ pub const SECTIONS: &[Section] = &[
                 "Its addresses, assigned in its network namespace."),
             key("mode", MODES, Unset("`node.mode`"), Live, r#""strict""#,
                 "As `node.mode`, for this workload."),
+            key("port_modes", List(&PortWithMode), Is("[]"), Live, r#"[{ port = 8080, mode = "permissive" }]"#,
+                "Ports with a mode of their own for what comes in: `permissive` and `strict` as for a workload; `off` is plain text alone, past the daemon, for a port that speaks TLS of its own."),
             key("connect", CONNECTS, Unset("`node.connect`"), Live, r#""early""#,
                 "As `node.connect`, for this workload."),
             key("excluded", List(&Network), Is("[]"), Live, "[]",
@@ -311,6 +314,8 @@ pub const SECTIONS: &[Section] = &[
                 "Its addresses."),
             key("tunnel", Peer, Unset("the destination's own address, at `network.tunnel_port`"), Live, r#""10.0.2.7:15008""#,
                 "Address and port at which its daemon takes tunnels for it."),
+            key("enrolled", Bool, Is("true"), Live, "true",
+                "`false`: it is known that no daemon takes tunnels for it. Permissive workloads reach it in clear, strict ones not at all."),
         ],
     },
     Section {
@@ -470,6 +475,7 @@ impl fmt::Display for Shape {
             SpiffeId => f.write_str("SPIFFE ID"),
             TrustDomain => f.write_str("trust domain"),
             ServicePort => f.write_str("port or { port, target }"),
+            PortWithMode => f.write_str("{ port, mode }"),
             Url => f.write_str("URL of a server"),
             FileUrl => f.write_str("URL of a file"),
             Mount => f.write_str("path in Vault"),

@@ -15,6 +15,7 @@ pub mod keys;
 mod kubernetes;
 mod mistakes;
 mod parse;
+mod port_mode;
 mod reader;
 mod source;
 mod units;
@@ -41,6 +42,7 @@ pub use effective::effective;
 pub use kubernetes::{IdTemplate, Kubernetes};
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
+pub use port_mode::PortMode;
 pub use source::{FileUrl, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
 pub(crate) use units::parse_duration;
 
@@ -130,6 +132,15 @@ impl Config {
         wanted.max(self.node.floor)
     }
 
+    /// Ports of a workload in a mode, where that is not the workload's own.
+    pub fn ports_in(&self, mode: Mode, workload: &Workload) -> impl Iterator<Item = u16> {
+        let of_port = move |it: &PortMode| {
+            let is_it = it.mode.max(self.node.floor) == mode;
+            is_it.then_some(it.port)
+        };
+        workload.port_modes.iter().filter_map(of_port)
+    }
+
     pub fn connect_of(&self, workload: &Workload) -> Connect {
         workload.connect.unwrap_or(self.node.connect)
     }
@@ -141,6 +152,8 @@ impl Config {
 pub enum Mode {
     /// The daemon leaves the workload alone.
     Off,
+    /// Mutual TLS with whoever can, plain text with who is known to have none.
+    Permissive,
     /// Mutual TLS or nothing.
     Strict,
 }
@@ -355,6 +368,8 @@ pub struct Workload {
     pub excluded: Vec<IpNet>,
     pub excluded_outbound_ports: Vec<u16>,
     pub excluded_inbound_ports: Vec<u16>,
+    /// Ports whose mode is not the workload's.
+    pub port_modes: Vec<PortMode>,
     /// Of a pod: where its kubelet probes it.
     pub probe_ports: Vec<u16>,
 }
@@ -392,6 +407,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// `None`: the destination's address and `network.tunnel_port`.
     pub tunnel: Option<SocketAddr>,
+    /// Whether a daemon takes tunnels for it.
+    pub enrolled: bool,
 }
 
 /// `[[service]]`: an address that stands for several workloads.

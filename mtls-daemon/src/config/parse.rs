@@ -334,6 +334,7 @@ fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
     let place = place(part);
     let addresses = part.get("addresses");
     let mode = part.get::<Mode>("mode");
+    let port_modes = part.get("port_modes");
     let connect = part.get::<Connect>("connect");
     let source = source(part, node);
     let excluded = part.get("excluded");
@@ -345,6 +346,7 @@ fn workload(part: &Part<'_>, node: Option<&Source>) -> Option<Workload> {
         place: place?,
         addresses: addresses?,
         mode,
+        port_modes: port_modes?,
         connect,
         source,
         excluded: excluded?,
@@ -390,11 +392,13 @@ fn peer(part: &Part<'_>) -> Option<Peer> {
     let spiffe_id = part.get("spiffe_id");
     let addresses = part.get("addresses");
     let tunnel = part.get("tunnel");
+    let enrolled = part.get::<bool>("enrolled");
     Some(Peer {
         name: name?,
         spiffe_id: spiffe_id?,
         addresses: addresses?,
         tunnel,
+        enrolled: enrolled?,
     })
 }
 

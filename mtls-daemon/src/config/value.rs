@@ -50,7 +50,7 @@ pub(super) fn text<'a>(
     found
 }
 
-fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
+pub(super) fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
     match value.get_ref() {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a number",
@@ -452,7 +452,10 @@ macro_rules! choices {
     )*};
 }
 choices! {
-    Mode { "off" => Off, "strict" => Strict, "DISABLE" => Off, "STRICT" => Strict, }
+    Mode {
+        "off" => Off, "permissive" => Permissive, "strict" => Strict,
+        "DISABLE" => Off, "PERMISSIVE" => Permissive, "STRICT" => Strict,
+    }
     Connect { "truthful" => Truthful, "early" => Early, }
     Action { "ALLOW" => Allow, "DENY" => Deny, }
     Unknown { "refuse" => Refuse, "pass" => Pass, }
@@ -471,13 +474,6 @@ fn no_choice(value: &Spanned<DeValue<'_>>, found: &str, shape: &Shape) -> Compla
         Shape::Choice(words) => words,
         _ => &[],
     };
-    if words.contains(&"strict") && found.eq_ignore_ascii_case("permissive") {
-        return Complaint::new(
-            value.span(),
-            "the mode \"permissive\" is not there yet",
-            "write \"strict\", and exclude the ports or networks of clients that cannot speak mutual TLS, or write \"off\"",
-        );
-    }
     let remedy = match nearest(found, words.iter().copied()) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None => format!("write \"{}\"", words.join("\" or \"")),

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::addr::{OriginalDst, TunnelAddr};
-use crate::config::Config;
+use crate::config::{Config, Mode};
+use crate::metrics::Caller;
 use crate::spiffe::SpiffeId;
 
 pub use cluster::{Cluster, Seen, Who};
@@ -34,6 +35,8 @@ pub enum Target {
     Workload(Endpoint),
     /// It has no identity, and is known not to be a workload.
     Outside(SocketAddr),
+    /// A workload that is known to have no daemon.
+    NotEnrolled(SocketAddr),
 }
 
 /// What a destination is.
@@ -41,6 +44,8 @@ pub enum Target {
 pub enum Destination {
     /// One workload.
     Workload(Endpoint),
+    /// One that is known to have no daemon.
+    NotEnrolled(SocketAddr),
     /// All that is known behind one address; never empty.
     Service(Vec<Target>),
     /// A node of the cluster, in a network of the mesh.
@@ -64,6 +69,7 @@ pub struct Directory {
 struct Entry {
     id: SpiffeId,
     tunnel: Option<SocketAddr>,
+    enrolled: bool,
 }
 
 /// Endpoints by the port that clients dial.
@@ -91,6 +97,7 @@ impl Directory {
                     Entry {
                         id: workload.spiffe_id.clone(),
                         tunnel: None,
+                        enrolled: config.mode_of(workload) != Mode::Off,
                     },
                 );
             }
@@ -100,6 +107,7 @@ impl Directory {
                 let entry = Entry {
                     id: peer.spiffe_id.clone(),
                     tunnel: peer.tunnel,
+                    enrolled: peer.enrolled,
                 };
                 workloads.insert(*address, entry);
             }
@@ -136,6 +144,7 @@ impl Directory {
         }
         match self.target(dst) {
             Some(Target::Workload(endpoint)) => Destination::Workload(endpoint),
+            Some(Target::NotEnrolled(_)) => Destination::NotEnrolled(dst),
             Some(Target::Outside(_)) => Destination::Node,
             None if self.is_in_mesh(dst.ip()) => Destination::Unknown,
             None => Destination::Outside,
@@ -199,6 +208,17 @@ impl Directory {
         self.mesh.iter().copied().chain(stray).collect()
     }
 
+    /// Who calls from an address, as far as that can be told.
+    pub fn caller(&self, address: IpAddr) -> Caller {
+        match self.target(SocketAddr::new(address, 0)) {
+            Some(Target::Workload(_)) => Caller::Workload,
+            Some(Target::NotEnrolled(_)) => Caller::NotEnrolled,
+            Some(Target::Outside(_)) => Caller::Node,
+            None if self.is_in_mesh(address) => Caller::Unknown,
+            None => Caller::Outside,
+        }
+    }
+
     pub fn services(&self) -> usize {
         self.services.len() + self.cluster.services.len()
     }
@@ -241,6 +261,9 @@ impl Directory {
     /// Who is known at an address.
     fn target(&self, address: SocketAddr) -> Option<Target> {
         let ip = address.ip();
+        if !self.is_enrolled(ip) {
+            return Some(Target::NotEnrolled(address));
+        }
         if let Some(id) = self.identity_at(ip) {
             let own_port = || SocketAddr::new(ip, self.tunnel_port);
             let tunnel = self.workloads.get(&ip).and_then(|entry| entry.tunnel);
@@ -254,8 +277,15 @@ impl Directory {
         is_node.then_some(Target::Outside(address))
     }
 
+    /// Whether it is not known to be a workload without a daemon.
+    fn is_enrolled(&self, address: IpAddr) -> bool {
+        self.workloads
+            .get(&address)
+            .is_none_or(|entry| entry.enrolled)
+    }
+
     /// What the operator wrote goes first.
-    fn identity_at(&self, address: IpAddr) -> Option<&SpiffeId> {
+    pub fn identity_at(&self, address: IpAddr) -> Option<&SpiffeId> {
         if let Some(entry) = self.workloads.get(&address) {
             return Some(&entry.id);
         }
@@ -271,7 +301,7 @@ impl Target {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Workload(endpoint) => endpoint.address,
-            Self::Outside(address) => *address,
+            Self::Outside(address) | Self::NotEnrolled(address) => *address,
         }
     }
 }

@@ -37,7 +37,8 @@ use aya::maps::{MapData, PerCpuArray};
 use ipnet::IpNet;
 use mtls_common::counters::index;
 use mtls_common::maps::{
-    CAPTURE_V4, CAPTURE_V6, Instance, NetworkKey, Node, TUNNEL_V4, TUNNEL_V6, capacity, name,
+    CAPTURE_V4, CAPTURE_V6, Instance, NetworkKey, Node, PLAIN_V4, PLAIN_V6, TUNNEL_V4, TUNNEL_V6,
+    capacity, name,
 };
 
 pub use detach::{Detached, detach};
@@ -88,12 +89,21 @@ pub struct Enrolment<'a> {
     pub excluded: Vec<IpNet>,
     pub excluded_outbound_ports: Vec<u16>,
     pub excluded_inbound_ports: Vec<u16>,
+    /// Whether plain text comes in, through the daemon.
+    pub permissive: bool,
+    /// Ports where it does not, and where it does, whatever `permissive` says.
+    pub strict_ports: Vec<u16>,
+    pub permissive_ports: Vec<u16>,
     /// Whether connect() waits for the far application.
     pub truthful: bool,
     /// Where the node's prober may ask in clear.
     pub probe_ports: Vec<u16>,
     /// Listeners of each kind.
     pub spread: u32,
+    /// The first listener of each kind, in place before the hooks lead there:
+    /// connections of a workload that was not enrolled till now are not to
+    /// fail over it. Others come with [`Kernel::put_listener`].
+    pub listeners: Vec<(ListenerKind, BorrowedFd<'a>)>,
 }
 
 /// A workload's places for listeners.
@@ -111,15 +121,23 @@ pub enum ListenerKind {
     CaptureV6,
     TunnelV4,
     TunnelV6,
+    PlainV4,
+    PlainV6,
 }
 
 impl ListenerKind {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::CaptureV4,
         Self::CaptureV6,
         Self::TunnelV4,
         Self::TunnelV6,
+        Self::PlainV4,
+        Self::PlainV6,
     ];
+
+    pub const fn is_v4(self) -> bool {
+        matches!(self, Self::CaptureV4 | Self::TunnelV4 | Self::PlainV4)
+    }
 
     const fn number(self) -> u32 {
         match self {
@@ -127,6 +145,8 @@ impl ListenerKind {
             Self::CaptureV6 => CAPTURE_V6,
             Self::TunnelV4 => TUNNEL_V4,
             Self::TunnelV6 => TUNNEL_V6,
+            Self::PlainV4 => PLAIN_V4,
+            Self::PlainV6 => PLAIN_V6,
         }
     }
 }
@@ -236,6 +256,10 @@ impl Kernel {
             flags: netns.flags,
             tunnel_port: u32::from(self.tunnel_port),
         })?;
+        for (kind, listener) in &enrolment.listeners {
+            let place = netns.slot_base + kind.number() * netns.spread;
+            self.put(place, *listener)?;
+        }
         // Each step only takes something away from the workload until the
         // last one, which gives it the daemon.
         self.workloads.prepare(enrolment)?;
@@ -280,6 +304,16 @@ impl Kernel {
         known
     }
 
+    /// Whether plain text comes in, as far as the hooks know.
+    pub fn is_permissive(&self, cookie: u64) -> bool {
+        self.workloads.is_permissive(cookie)
+    }
+
+    /// Whether it is known as not enrolled: its connections pass.
+    pub fn is_left_alone(&self, cookie: u64) -> bool {
+        self.workloads.is_left_alone(cookie)
+    }
+
     pub fn is_enrolled(&self, cookie: u64) -> bool {
         self.workloads.is_enrolled(cookie)
     }
@@ -311,7 +345,10 @@ impl Kernel {
                 cookie: slots.cookie,
             });
         }
-        let place = slots.base + kind.number() * slots.spread + nth;
+        self.put(slots.base + kind.number() * slots.spread + nth, listener)
+    }
+
+    fn put(&mut self, place: u32, listener: BorrowedFd<'_>) -> Result<(), KernelError> {
         self.listeners
             .put(&place, &listener.as_raw_fd().cast_unsigned())
             .of_map(name::LISTENERS, "written")

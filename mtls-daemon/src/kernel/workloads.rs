@@ -93,7 +93,7 @@ impl Workloads {
     pub(super) fn standings(&self) -> Vec<(u64, Standing)> {
         let standings = self.known.iter().map(|(&cookie, known)| {
             let standing = match known.netns.standing {
-                Netns::STRICT => Standing::Enrolled(FoundAt(known.netns.found_at)),
+                Netns::ENROLLED => Standing::Enrolled(FoundAt(known.netns.found_at)),
                 _ => Standing::NotEnrolled,
             };
             (cookie, standing)
@@ -104,7 +104,19 @@ impl Workloads {
     pub(super) fn is_enrolled(&self, cookie: u64) -> bool {
         self.known
             .get(&cookie)
-            .is_some_and(|known| known.netns.standing == Netns::STRICT)
+            .is_some_and(|known| known.netns.standing == Netns::ENROLLED)
+    }
+
+    pub(super) fn is_permissive(&self, cookie: u64) -> bool {
+        self.known
+            .get(&cookie)
+            .is_some_and(|known| known.netns.flags & Netns::PERMISSIVE != 0)
+    }
+
+    pub(super) fn is_left_alone(&self, cookie: u64) -> bool {
+        self.known
+            .get(&cookie)
+            .is_some_and(|known| known.netns.standing == Netns::NOT_ENROLLED)
     }
 
     /// What the hooks are to know about a workload, with the places that it
@@ -118,7 +130,7 @@ impl Workloads {
             .known
             .get(&enrolment.cookie)
             .map(|known| known.netns)
-            .filter(|netns| netns.standing == Netns::STRICT && netns.spread == spread);
+            .filter(|netns| netns.standing == Netns::ENROLLED && netns.spread == spread);
         let slot_base = match kept {
             Some(netns) => netns.slot_base,
             None => self.free_slots(KINDS * spread)?,
@@ -133,7 +145,7 @@ impl Workloads {
         };
         Ok(Netns {
             found_at: enrolment.found_at.0,
-            standing: Netns::STRICT,
+            standing: Netns::ENROLLED,
             slot_base,
             spread,
             flags: flag(!enrolment.excluded.is_empty(), Netns::HAS_NETWORKS)
@@ -145,7 +157,12 @@ impl Workloads {
                     !enrolment.excluded_inbound_ports.is_empty(),
                     Netns::HAS_PORTS_IN,
                 )
-                | flag(enrolment.truthful, Netns::TRUTHFUL),
+                | flag(enrolment.truthful, Netns::TRUTHFUL)
+                | flag(enrolment.permissive, Netns::PERMISSIVE)
+                | flag(
+                    !enrolment.strict_ports.is_empty() || !enrolment.permissive_ports.is_empty(),
+                    Netns::HAS_PORT_MODES,
+                ),
             primary_v4: first(true).unwrap_or(Ip::UNSPECIFIED_V4),
             primary_v6: first(false).unwrap_or(Ip::UNSPECIFIED_V6),
         })
@@ -155,7 +172,7 @@ impl Workloads {
         let taken: BTreeMap<u32, u32> = self
             .known
             .values()
-            .filter(|known| known.netns.standing == Netns::STRICT)
+            .filter(|known| known.netns.standing == Netns::ENROLLED)
             .map(|known| (known.netns.slot_base, KINDS * known.netns.spread))
             .collect();
         let mut free = 0;
@@ -317,7 +334,11 @@ fn ports_of(enrolment: &Enrolment<'_>) -> impl Iterator<Item = (u16, u16)> {
     let out = enrolment.excluded_outbound_ports.iter();
     let inbound = enrolment.excluded_inbound_ports.iter();
     let probed = enrolment.probe_ports.iter();
+    let strict = enrolment.strict_ports.iter();
+    let permissive = enrolment.permissive_ports.iter();
     out.map(|&port| (port, PortKey::OUT))
         .chain(inbound.map(|&port| (port, PortKey::IN)))
         .chain(probed.map(|&port| (port, PortKey::PROBED)))
+        .chain(strict.map(|&port| (port, PortKey::STRICT)))
+        .chain(permissive.map(|&port| (port, PortKey::PERMISSIVE)))
 }

@@ -193,6 +193,7 @@ impl Pod {
             excluded: self.excluded.clone(),
             excluded_outbound_ports: self.excluded_outbound_ports.clone(),
             excluded_inbound_ports: self.excluded_inbound_ports.clone(),
+            port_modes: Vec::new(),
             probe_ports: self.probe_ports.clone(),
         })
     }
@@ -238,10 +239,11 @@ pub(super) fn mode(
     let word = said.get(&key)?;
     Some(match word.as_str() {
         "off" | "DISABLE" => Mode::Off,
+        "permissive" | "PERMISSIVE" => Mode::Permissive,
         "strict" | "STRICT" => Mode::Strict,
         other => {
             complaints.push(format!(
-                "{key}: {other:?} is no mode, taken as strict: write strict or off"
+                "{key}: {other:?} is no mode, taken as strict: write strict, permissive or off"
             ));
             Mode::Strict
         }
@@ -335,9 +337,9 @@ mod tests {
         assert_eq!(mode_of(&label("off"), Some(Mode::Strict)), Mode::Off);
         assert_eq!(mode_of(&label("strict"), Some(Mode::Off)), Mode::Strict);
         assert_eq!(mode_of(&annotation, Some(Mode::Off)), Mode::Strict);
-        assert_eq!(mode_of(&label("permissive"), None), Mode::Strict);
-        let odd = pod(&label("permissive"), &plain(), &json!({}));
-        assert!(odd.complaints[0].contains("write strict or off"));
+        assert_eq!(mode_of(&label("permissive"), None), Mode::Permissive);
+        let odd = pod(&label("lenient"), &plain(), &json!({}));
+        assert!(odd.complaints[0].contains("write strict, permissive or off"));
     }
 
     #[test]

@@ -60,6 +60,10 @@ families! {
         "Inbound connections by the policy's rule that decided: `NAME[n]` in the order of the file, `no_policy` where no ALLOW policy selects the workload, `no_rule` where none of their rules matches. `dry_run_allowed` and `dry_run_denied` are what dry runs would make of it.";
     PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
         "Connections in clear, as configured: let pass by the kernel programs, or carried by the daemon.";
+    CALLERS_IN_CLEAR = Counter "mtls_plaintext_callers_total" ["caller", "result"]
+        "Connections in clear to workloads of this node, by who is known at the address they came from. Of those that a strict workload refuses at most ten a second are counted for each.";
+    STRICT_LOSSES = Gauge "mtls_strict_readiness_losses" ["workload"]
+        "Callers and servers, each by port, that a permissive workload was seen talking to in clear within a day, and would lose by turning strict: `mtls-daemon readiness-for-strict` names them.";
     BYPASS_BLOCKED = Counter "mtls_bypass_blocked_total" ["hook"]
         "Packets and calls that tried to get past the daemon and were stopped in the kernel.";
     HOOK_EVENTS = Counter "mtls_hook_events_total" ["hook", "outcome"]

@@ -70,6 +70,7 @@ macro_rules! label {
 
 label! {
     /// Seen from this node's workload.
+    #[derive(PartialOrd, Ord)]
     Direction {
         /// The workload opened the connection.
         Outbound = "outbound",
@@ -140,8 +141,28 @@ label! {
         Outside = "outside",
         /// Its network or port is excluded.
         Excluded = "excluded",
+        /// The destination is known to have no daemon, and the workload is permissive.
+        NotEnrolled = "not_enrolled",
+        /// A client without a tunnel called a permissive workload.
+        Permissive = "permissive",
         /// Nobody classified the network namespace, and `node.unknown` is pass.
         UnknownWorkload = "unknown_workload",
+    }
+}
+
+label! {
+    /// Who called in clear, by the address.
+    #[derive(PartialOrd, Ord)]
+    Caller {
+        /// A workload that has a daemon.
+        Workload = "workload",
+        /// One that is known to have none.
+        NotEnrolled = "not_enrolled",
+        /// A node of the cluster, or a pod in its network namespace.
+        Node = "node",
+        /// Nobody is known there, in a network of the mesh.
+        Unknown = "unknown",
+        Outside = "outside",
     }
 }
 

@@ -5,6 +5,7 @@
 mod cells;
 mod decisions;
 pub mod families;
+mod in_clear;
 mod kernel;
 mod labels;
 mod process;
@@ -22,9 +23,10 @@ use crate::reason::{Reason, Use};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 use cells::{Cell, Durations, Table};
+pub use in_clear::{InClear, Observations, Seen};
 pub use labels::{
-    Acquire, ConnectionResult, Decided, Direction, Group, Handshake, HeldConnect, Labels, Limit,
-    Outcome, Plaintext, PoolState, Towards, TunnelFault,
+    Acquire, Caller, ConnectionResult, Decided, Direction, Group, Handshake, HeldConnect, Labels,
+    Limit, Outcome, Plaintext, PoolState, Towards, TunnelFault,
 };
 pub use process::descriptors;
 use sheet::Sheet;
@@ -58,10 +60,12 @@ struct Shard {
     unknown_workloads: Cell,
     earlier: Table<Outcome>,
     plaintext: Table<(Direction, Plaintext)>,
+    callers: Table<(Caller, ConnectionResult)>,
     revocation_unknown: Table<Direction>,
     proofs: Table<(Direction, Outcome)>,
     tunnel_faults: Table<(Direction, TunnelFault)>,
     decisions: decisions::Decisions,
+    observed: in_clear::Observed,
 }
 
 /// What changes rarely, set by the control thread.
@@ -120,6 +124,8 @@ pub struct NodeFigures {
     /// Time since each thread's last sign of life.
     pub heartbeats: Vec<(String, Duration)>,
     pub log_lines_dropped: u64,
+    /// By workload, how many it would lose by turning strict.
+    pub strict_losses: BTreeMap<String, usize>,
     /// When the first root of each trust bundle ends.
     pub roots_end: BTreeMap<TrustDomain, SystemTime>,
     /// By the kind of source, whether all that it gives is renewed.
@@ -226,6 +232,7 @@ impl Metrics {
             &s.connection_establish
         });
         sheet.table(families::BYTES, shards, |s| &s.bytes);
+        sheet.table(families::CALLERS_IN_CLEAR, shards, |s| &s.callers);
         sheet.table(families::LIMIT_REACHED, shards, |s| &s.limits);
         sheet.table(families::REVOCATION_UNKNOWN, shards, |s| {
             &s.revocation_unknown
@@ -286,6 +293,9 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     }
     let dropped = node.log_lines_dropped;
     sheet.count(families::LOG_LINES_DROPPED, &[], dropped);
+    for (workload, &losses) in &node.strict_losses {
+        sheet.count(families::STRICT_LOSSES, &[workload], losses as u64);
+    }
     sheet.count(families::READY, &[], u64::from(node.ready));
     for (trust_domain, end) in &node.roots_end {
         let labels = [trust_domain.as_str()];
@@ -423,6 +433,11 @@ impl ThreadMetrics {
 
     pub fn earlier_connections(&self, outcome: Outcome, count: usize) {
         self.shard.earlier.at(outcome).add(count as u64);
+    }
+
+    /// Somebody called a workload of this node in clear.
+    pub fn called_in_clear(&self, caller: Caller, result: ConnectionResult) {
+        self.shard.callers.at((caller, result)).add(1);
     }
 
     pub fn unknown_workload(&self) {

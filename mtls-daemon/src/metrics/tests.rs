@@ -38,6 +38,7 @@ fn full_scrape(metrics: &Metrics) -> String {
         }],
     };
     let node = NodeFigures {
+        strict_losses: [("web".to_owned(), 2)].into(),
         ready: true,
         workloads_ready: 1,
         roots_end: [(id.trust_domain(), UNIX_EPOCH + Duration::from_secs(3000))].into(),

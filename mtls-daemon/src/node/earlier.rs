@@ -1,6 +1,6 @@
-//! Connections that a workload opened or took before it was enrolled: they go
-//! on in clear, and no hook sees them again. Those that it could not make now
-//! end.
+//! Connections that a workload opened or took before it was enrolled, or strict:
+//! they go on in clear, and no hook sees them again. Those that it could not
+//! make now end.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::sock_diag::{self, Cut, Sockets, TcpSocket};
 
 use super::Node;
 
-/// A workload that the hooks know since a moment ago.
+/// A workload that the hooks know, or know as strict, since a moment ago.
 pub struct Newcomer {
     name: String,
     place: Place,
@@ -44,7 +44,11 @@ impl Newcomer {
                 own: hooked.addresses.clone(),
                 networks: hooked.excluded.clone(),
                 outbound_ports: hooked.excluded_outbound_ports.clone(),
-                inbound_ports: hooked.excluded_inbound_ports.clone(),
+                inbound_ports: [
+                    hooked.excluded_inbound_ports.as_slice(),
+                    &hooked.permissive_ports,
+                ]
+                .concat(),
             },
         }
     }

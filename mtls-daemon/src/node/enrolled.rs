@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::admin::view::WorkloadState;
 use crate::config::{self, Mode, Place};
@@ -19,6 +21,8 @@ pub struct Enrolled {
     pub mode: Mode,
     pub identity: watch::Receiver<WorkloadIdentity>,
     pub placed: Placed,
+    /// Since when what it says and hears in clear passes by the daemon's eyes.
+    watched_since: Option<Instant>,
     /// Where a pod was found.
     pod: Option<PathBuf>,
 }
@@ -27,7 +31,7 @@ pub struct Enrolled {
 pub enum Placed {
     /// It is not there yet.
     Nowhere(String),
-    /// Found, and its mode is off.
+    /// Found, and its mode is off, or was till now.
     LeftAlone(Netns),
     /// Hooks and listeners are in place, on the worker of that index.
     Served(Arc<Workload>, usize),
@@ -63,6 +67,7 @@ impl Enrolled {
             mode,
             identity,
             placed,
+            watched_since: None,
             pod: None,
         }
     }
@@ -95,6 +100,17 @@ impl Enrolled {
         self.netns().map(Netns::cookie)
     }
 
+    /// For how long the daemon carries what it says and hears.
+    pub fn watched(&self) -> Duration {
+        (self.watched_since).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub fn is_placed(&mut self, placed: Placed) {
+        let is_served = matches!(placed, Placed::Served(..));
+        self.watched_since = is_served.then(|| self.watched_since.unwrap_or_else(Instant::now));
+        self.placed = placed;
+    }
+
     /// Open ones, both directions.
     pub fn connections(&self) -> usize {
         match &self.placed {
@@ -109,7 +125,10 @@ impl Enrolled {
             Placed::Nowhere(detail) => WorkloadState::Absent {
                 detail: detail.clone(),
             },
-            Placed::LeftAlone(_) => WorkloadState::Ready,
+            Placed::LeftAlone(_) if self.mode == Mode::Off => WorkloadState::Ready,
+            Placed::LeftAlone(_) => WorkloadState::Waiting {
+                detail: "for its first certificate; it is left alone until then".to_owned(),
+            },
             Placed::Failed(_, Fault { reason, detail }) => WorkloadState::Failed {
                 reason: *reason,
                 detail: detail.clone(),

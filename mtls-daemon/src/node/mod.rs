@@ -7,6 +7,7 @@ mod enrolled;
 mod place;
 mod policies;
 mod reload;
+mod strict;
 mod view;
 
 use std::cell::{Cell, RefCell};
@@ -26,7 +27,7 @@ use crate::facts::Facts;
 use crate::identity::IdentityStore;
 use crate::kernel::{Event, Kernel};
 use crate::kubernetes::{Notice, Snapshot};
-use crate::metrics::{Metrics, ThreadMetrics};
+use crate::metrics::{ConnectionResult, Metrics, ThreadMetrics};
 use crate::netns::{Cookie, Netns};
 use crate::reason::Reason;
 use crate::worker::{self, Command};
@@ -113,9 +114,12 @@ impl Node {
                 port,
             } => {
                 let workload = self.name_of(*cookie).unwrap_or_default();
+                let caller = self.facts.borrow().directory.caller(source.ip());
+                (self.counts).called_in_clear(caller, ConnectionResult::Refused);
                 tracing::warn!(
                     workload,
                     %source,
+                    caller = caller.word(),
                     port,
                     reason = %Reason::PlaintextRefused,
                     "refused plain text to a strict workload"

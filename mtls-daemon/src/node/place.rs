@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::config::{self, Connect, Mode, Place};
-use crate::kernel::{Enrolment, FoundAt, ListenerKind, Slots};
+use crate::kernel::{Enrolment, FoundAt, ListenerKind};
 use crate::locate::Located;
 use crate::netns::{self, Cookie, Family, Netns};
 use crate::reason::Reason;
@@ -93,8 +93,12 @@ impl Node {
         let here = enrolled
             .netns()
             .is_some_and(|netns| netns.is_at(&located.netns));
-        let failed = matches!(enrolled.placed, Placed::Failed(..));
-        if here && !failed {
+        let settled = match &enrolled.placed {
+            Placed::LeftAlone(_) => enrolled.mode == Mode::Off,
+            Placed::Served(..) => true,
+            Placed::Nowhere(_) | Placed::Failed(..) => false,
+        };
+        if here && settled {
             return false;
         }
         let netns = match Netns::open(&located.netns) {
@@ -117,13 +121,14 @@ impl Node {
         };
         let told = match (&enrolled.placed, &placed) {
             (Placed::Failed(_, before), Placed::Failed(_, now)) => before == now,
+            (Placed::LeftAlone(_), Placed::LeftAlone(_)) => here,
             _ => false,
         };
         if let (Placed::Failed(_, fault), false) = (&placed, told) {
             let (reason, detail) = (fault.reason, &fault.detail);
             tracing::error!(workload = %enrolled.wanted.name, %reason, detail, "workload failed");
         }
-        enrolled.placed = placed;
+        enrolled.is_placed(placed);
         !told
     }
 
@@ -168,9 +173,12 @@ impl Node {
             known.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
             return Ok(Placed::LeftAlone(netns.clone()));
         }
+        if self.is_better_left_alone(enrolled, netns) {
+            return Ok(Placed::LeftAlone(netns.clone()));
+        }
         let cgroup = located.cgroup.as_deref().and_then(cgroup_id);
-        let (slots, addresses) = self.hook(wanted, netns, cgroup)?;
-        let listeners = self.listen(netns, &slots)?;
+        let listeners = listen(netns)?;
+        let addresses = self.hook(enrolled, netns, cgroup, &listeners)?;
         let workload = Arc::new(Workload {
             name: wanted.name.as_str().into(),
             id: wanted.spiffe_id.clone(),
@@ -196,25 +204,52 @@ impl Node {
         Ok(Placed::Served(workload, home))
     }
 
-    /// Tell the hooks all that is known about a workload, for the first time
-    /// or anew. Returns its addresses, the configured ones first. One whose
-    /// addresses are not all there is not served, and refused meanwhile.
+    /// Whether it was off and goes on so, as long as it has no certificate: what
+    /// is to become permissive is not to lose a connection over it.
+    fn is_better_left_alone(&self, enrolled: &Enrolled, netns: &Netns) -> bool {
+        enrolled.mode == Mode::Permissive
+            && enrolled.identity.borrow().svid.is_none()
+            && self.kernel.borrow().is_left_alone(netns.cookie().0)
+    }
+
+    /// Tell the hooks all that is known about a workload, for the first time,
+    /// with its listeners, or anew. Returns its addresses, the configured ones
+    /// first. One whose addresses are not all there is not served, and refused
+    /// meanwhile.
     fn hook(
         &self,
-        wanted: &config::Workload,
+        enrolled: &Enrolled,
         netns: &Netns,
         cgroup_id: Option<u64>,
-    ) -> Result<(Slots, Vec<IpAddr>), Fault> {
+        listeners: &[(ListenerKind, TcpListener)],
+    ) -> Result<Vec<IpAddr>, Fault> {
+        let wanted = &enrolled.wanted;
         let (addresses, missing) = own_addresses(wanted, netns)?;
         let config = self.config.borrow();
         let network = &config.network;
         let mut kernel = self.kernel.borrow_mut();
-        let is_new = !kernel.is_enrolled(netns.cookie().0);
+        let (cookie, is_strict) = (netns.cookie().0, enrolled.mode == Mode::Strict);
+        let is_new = !kernel.is_enrolled(cookie);
         if let (Some(fault), false) = (&missing, is_new) {
             return Err(fault.clone());
         }
+        let turns_strict = is_strict && (is_new || kernel.is_permissive(cookie));
+        let ports_in = |mode| config.ports_in(mode, wanted).collect::<Vec<_>>();
+        let (strict_ports, permissive_ports) = (ports_in(Mode::Strict), ports_in(Mode::Permissive));
+        // What is said of a port of the workload goes before what is said of
+        // the port everywhere.
+        let mut plain_ports = both(
+            &network.excluded_inbound_ports,
+            &wanted.excluded_inbound_ports,
+        );
+        plain_ports.retain(|port| !strict_ports.contains(port) && !permissive_ports.contains(port));
+        plain_ports.extend(ports_in(Mode::Off));
+        let served = match missing {
+            None => listeners,
+            Some(_) => &[],
+        };
         let enrolment = Enrolment {
-            cookie: netns.cookie().0,
+            cookie,
             netns: netns.as_fd(),
             found_at: self.found_at(wanted),
             cgroup_id,
@@ -224,83 +259,46 @@ impl Node {
                 &network.excluded_outbound_ports,
                 &wanted.excluded_outbound_ports,
             ),
-            excluded_inbound_ports: both(
-                &network.excluded_inbound_ports,
-                &wanted.excluded_inbound_ports,
-            ),
+            excluded_inbound_ports: plain_ports,
+            permissive: enrolled.mode == Mode::Permissive,
+            strict_ports,
+            permissive_ports,
             truthful: config.connect_of(wanted) == Connect::Truthful,
             probe_ports: wanted.probe_ports.clone(),
             spread: SPREAD,
+            listeners: served
+                .iter()
+                .map(|(kind, listener)| (*kind, listener.as_fd()))
+                .collect(),
         };
-        let slots = kernel.enrol(&enrolment);
-        let slots = slots.map_err(|error| Fault::new(Reason::AttachFailed, error))?;
-        if is_new {
+        kernel
+            .enrol(&enrolment)
+            .map_err(|error| Fault::new(Reason::AttachFailed, error))?;
+        if turns_strict {
             let newcomer = Newcomer::new(wanted, netns, &enrolment);
             self.newcomers.borrow_mut().push(newcomer);
         }
         match missing {
             Some(fault) => Err(fault),
-            None => Ok((slots, addresses)),
+            None => Ok(addresses),
         }
     }
 
-    /// After a change of the node's own exclusions: the workloads that stay
-    /// learn of it without losing a connection.
-    pub fn hook_again(&self) {
-        for enrolled in self.workloads.borrow().values() {
+    /// After a change of exclusions, or between permissive and strict: the
+    /// workloads that stay learn of it without losing a connection.
+    pub fn hook_again(&self, concerns: impl Fn(&str) -> bool) {
+        for (name, enrolled) in self.workloads.borrow().iter() {
+            if !concerns(name) {
+                continue;
+            }
             let Placed::Served(workload, _) = &enrolled.placed else {
                 continue;
             };
-            if let Err(fault) = self.hook(&enrolled.wanted, &workload.netns, None) {
+            if let Err(fault) = self.hook(enrolled, &workload.netns, None, &[]) {
                 let (reason, detail) = (fault.reason, &fault.detail);
                 tracing::error!(workload = %workload.name, %reason, detail, "hooks keep the former rules");
             }
         }
-    }
-
-    /// A listener in each slot.
-    fn listen(
-        &self,
-        netns: &Netns,
-        slots: &Slots,
-    ) -> Result<Vec<(ListenerKind, TcpListener)>, Fault> {
-        let made = netns.sockets(|| {
-            let mut made = Vec::new();
-            for (family, kinds) in [
-                (
-                    Family::V4,
-                    [ListenerKind::CaptureV4, ListenerKind::TunnelV4],
-                ),
-                (
-                    Family::V6,
-                    [ListenerKind::CaptureV6, ListenerKind::TunnelV6],
-                ),
-            ] {
-                for kind in kinds {
-                    match netns::loopback_listener(family) {
-                        Ok(listener) => made.push((kind, TcpListener::from(listener))),
-                        // A namespace without IPv6 has no v6 connections; the
-                        // empty slots would refuse them.
-                        Err(error) if family == Family::V6 && is_without_v6(&error) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Ok(made)
-        });
-        let made = made.map_err(|error| {
-            Fault::new(
-                Reason::AttachFailed,
-                format!("listening on the workload's loopback: {error}"),
-            )
-        })?;
-        let mut kernel = self.kernel.borrow_mut();
-        for (kind, listener) in &made {
-            kernel
-                .put_listener(slots, *kind, 0, listener.as_fd())
-                .map_err(|error| Fault::new(Reason::AttachFailed, error))?;
-        }
-        Ok(made)
     }
 
     /// The worker that serves a workload: always the same one for a name, so
@@ -315,6 +313,31 @@ impl Node {
         };
         position.unwrap_or_else(of_name) % self.workers.len().max(1)
     }
+}
+
+/// A listener of each kind.
+fn listen(netns: &Netns) -> Result<Vec<(ListenerKind, TcpListener)>, Fault> {
+    let made = netns.sockets(|| {
+        let mut made = Vec::new();
+        for kind in ListenerKind::ALL {
+            let family = match kind.is_v4() {
+                true => Family::V4,
+                false => Family::V6,
+            };
+            match netns::loopback_listener(family) {
+                Ok(listener) => made.push((kind, TcpListener::from(listener))),
+                // A namespace without IPv6 has no v6 connections; the empty
+                // slots would refuse them.
+                Err(error) if family == Family::V6 && is_without_v6(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(made)
+    });
+    made.map_err(|error| {
+        let what = format!("listening on the workload's loopback: {error}");
+        Fault::new(Reason::AttachFailed, what)
+    })
 }
 
 /// The node's and the workload's.

@@ -1,6 +1,6 @@
 //! Reading the configuration again: all of the new one, or nothing of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -96,8 +96,9 @@ impl Node {
         }
         // Endpoints come and go all the time, this node's pods seldom.
         if before.is_none_or(|before| before.workloads != snapshot.workloads) {
-            if let Err(error) = self.want(&config) {
-                failed(error.into());
+            match self.want(&config) {
+                Ok(changed) => self.hook_again(|name| changed.contains(name)),
+                Err(error) => failed(error.into()),
             }
             self.reconcile();
         }
@@ -114,7 +115,8 @@ impl Node {
         self.identities.reload(&config.identity);
         self.facts.send_replace(facts);
         self.want(&config)?;
-        self.hook_again();
+        // The node's own rules may be others.
+        self.hook_again(|_| true);
         self.reconcile();
         Ok(())
     }
@@ -133,7 +135,9 @@ impl Node {
             }
             None => Arc::default(),
         };
-        let facts = Facts::new(config, cluster).after(&self.facts.borrow());
+        let snapshot = self.cluster.borrow();
+        let pods = snapshot.as_deref().map_or(&[][..], |it| &it.workloads);
+        let facts = Facts::new(config, cluster, pods).after(&self.facts.borrow());
         let captured = facts.directory.captured_networks();
         kernel.set_networks(&captured, &config.network.excluded)?;
         Ok(Arc::new(facts))
@@ -169,8 +173,9 @@ impl Node {
         });
     }
 
-    /// Withdraw what is no longer wanted, or wanted otherwise.
-    fn want(&self, config: &Config) -> Result<(), NoSource> {
+    /// Withdraw what is no longer wanted, or wanted otherwise. Returns whose
+    /// rules changed without that.
+    fn want(&self, config: &Config) -> Result<HashSet<String>, NoSource> {
         let cluster = self.cluster.borrow().clone();
         // What the operator wrote goes first; no name in a file has a slash,
         // and every pod's has one.
@@ -181,13 +186,19 @@ impl Node {
             .collect();
         let mut workloads = self.workloads.borrow_mut();
         let mode_of = |workload| config.mode_of(workload);
+        let mut changed = HashSet::new();
         workloads.retain(|name, enrolled| {
             let same = wanted.get(name.as_str()).is_some_and(|new| {
                 let rules_aside = with_rules_of(new, &enrolled.wanted);
-                rules_aside == **new && enrolled.mode == mode_of(new)
+                let is_off = |mode| mode == Mode::Off;
+                rules_aside == **new && is_off(enrolled.mode) == is_off(mode_of(new))
             });
             if same && let Some(new) = wanted.remove(name.as_str()) {
                 // The hooks are told of its rules in a moment.
+                if enrolled.mode != mode_of(new) || enrolled.wanted != *new {
+                    changed.insert(name.clone());
+                }
+                enrolled.mode = mode_of(new);
                 enrolled.wanted = new.clone();
                 return true;
             }
@@ -200,6 +211,7 @@ impl Node {
             self.withdraw(enrolled, why);
             self.identities.withdraw(name);
             self.metrics.forget_certificate(name);
+            self.metrics.forget_in_clear(name);
             false
         });
         for (name, workload) in wanted {
@@ -208,7 +220,7 @@ impl Node {
                 Mode::Off => {
                     watch::channel(WorkloadIdentity::unasked(workload.spiffe_id.clone())).1
                 }
-                Mode::Strict => {
+                Mode::Permissive | Mode::Strict => {
                     let identity = self.identities.enrol(workload)?;
                     self.follow(workload, identity.clone());
                     identity
@@ -217,16 +229,18 @@ impl Node {
             let enrolled = Enrolled::new(workload.clone(), mode, identity);
             workloads.insert(name.to_owned(), enrolled);
         }
-        Ok(())
+        Ok(changed)
     }
 }
 
-/// `workload`, but with the exclusions of `other`, and its connect().
+/// `workload`, but with the exclusions of `other`, its modes and its connect().
 fn with_rules_of(other: &config::Workload, workload: &config::Workload) -> config::Workload {
     config::Workload {
         excluded: other.excluded.clone(),
         excluded_outbound_ports: other.excluded_outbound_ports.clone(),
         excluded_inbound_ports: other.excluded_inbound_ports.clone(),
+        mode: other.mode,
+        port_modes: other.port_modes.clone(),
         connect: other.connect,
         probe_ports: other.probe_ports.clone(),
         ..workload.clone()

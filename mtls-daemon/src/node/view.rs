@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::admin::strict::StrictReadiness;
 use crate::admin::view::{
     CertificateStatus, Certificates, ClusterStatus, ConfigStatus, Connection, ConnectionDirection,
     EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus,
@@ -125,6 +126,10 @@ impl NodeView for Node {
             }
             all
         })
+    }
+
+    fn strict_readiness(&self) -> Vec<StrictReadiness> {
+        self.readiness_for_strict()
     }
 
     fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer> {
@@ -286,6 +291,7 @@ impl Node {
             excluded: Vec::new(),
             excluded_outbound_ports: Vec::new(),
             excluded_inbound_ports: Vec::new(),
+            port_modes: Vec::new(),
             probe_ports: Vec::new(),
         })
     }

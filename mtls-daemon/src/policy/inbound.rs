@@ -7,6 +7,7 @@ use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
 
+use super::modes::Modes;
 use super::rules::{Connection, Decision, Rules};
 
 /// What is known about a connection that a peer's daemon wants delivered.
@@ -23,6 +24,16 @@ pub struct Request<'a> {
     /// The client's address: the tunnel's source, with the port it claims.
     pub client: ClientAddr,
     pub tunnel_port: u16,
+}
+
+/// What is known about a connection that came in clear.
+#[derive(Debug)]
+pub struct PlainRequest<'a> {
+    pub workload: Target<'a>,
+    /// Where it came to: an address of the workload.
+    pub app: SocketAddr,
+    /// As its packets say.
+    pub client: ClientAddr,
 }
 
 /// Proof that one connection may be delivered; the only thing that can be
@@ -86,18 +97,51 @@ pub fn authorise<'r>(request: &Request<'_>, rules: &'r Rules) -> Judged<'r> {
     if app.port() == request.tunnel_port || app.port() == 0 {
         return bad;
     }
-    let connection = connection(
+    ask(
         request.workload,
         Some(request.peer),
+        app,
         request.client,
-        app.port(),
-    );
-    let decision = rules.inbound(&connection);
+        rules,
+    )
+}
+
+/// Decide whether a connection in clear may be delivered: if the workload
+/// takes any at that port, and the policies let in a caller that has proved
+/// nothing.
+pub fn authorise_plain<'r>(
+    request: &PlainRequest<'_>,
+    modes: &Modes,
+    rules: &'r Rules,
+) -> Judged<'r> {
+    let (workload, app) = (request.workload, request.app);
+    // The kernel steers what comes from outside, never loopback: somebody in
+    // the namespace dialled the listener itself, and would be given back to it.
+    if app.ip().is_loopback() {
+        return Judged {
+            permit: Err(Reason::NoOriginalDst),
+            decision: None,
+        };
+    }
+    if !modes.takes_plaintext(workload.name, app.port()) {
+        return Judged {
+            permit: Err(Reason::PlaintextRefused),
+            decision: None,
+        };
+    }
+    ask(workload, None, app, request.client, rules)
+}
+
+fn ask<'r>(
+    workload: Target<'_>,
+    principal: Option<&SpiffeId>,
+    app: SocketAddr,
+    client: ClientAddr,
+    rules: &'r Rules,
+) -> Judged<'r> {
+    let decision = rules.inbound(&connection(workload, principal, client, app.port()));
     let permit = match decision.is_allowed() {
-        true => Ok(Permit {
-            app,
-            client: request.client,
-        }),
+        true => Ok(Permit { app, client }),
         false => Err(Reason::NotAuthorised),
     };
     Judged {
@@ -136,6 +180,30 @@ mod tests {
     fn another_address_is_refused() {
         assert_eq!(ask("10.0.2.8:5432").unwrap_err(), Reason::BadRequest);
         assert_eq!(ask("127.0.0.1:5432").unwrap_err(), Reason::BadRequest);
+    }
+
+    fn ask_plain(app: &str, modes: &Modes) -> Result<Permit, Reason> {
+        let request = PlainRequest {
+            workload: Target {
+                name: "db",
+                id: &"spiffe://example.org/db".parse().unwrap(),
+            },
+            app: app.parse().unwrap(),
+            client: ClientAddr("10.0.1.4:41022".parse().unwrap()),
+        };
+        authorise_plain(&request, modes, &Rules::default()).permit
+    }
+
+    #[test]
+    fn plain_text_wants_a_workload_that_takes_it_and_no_listener_of_ours() {
+        let modes = Modes::permissive("db");
+        assert!(ask_plain("10.0.2.7:5432", &modes).is_ok());
+        let strict = ask_plain("10.0.2.7:5432", &Modes::default());
+        assert_eq!(strict.unwrap_err(), Reason::PlaintextRefused);
+        for ours in ["127.0.0.1:40000", "[::1]:40000"] {
+            let refused = ask_plain(ours, &modes).unwrap_err();
+            assert_eq!(refused, Reason::NoOriginalDst);
+        }
     }
 
     #[test]

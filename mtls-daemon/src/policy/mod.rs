@@ -6,13 +6,15 @@
 mod explain;
 mod inbound;
 mod matching;
+mod modes;
 mod outbound;
 mod question;
 mod rules;
 
 pub use explain::{Explanation, Step};
-pub use inbound::{Judged, Permit, Request, authorise, connection};
-pub use outbound::{Route, route};
+pub use inbound::{Judged, Permit, PlainRequest, Request, authorise, authorise_plain, connection};
+pub use modes::Modes;
+pub use outbound::{Clear, Route, route};
 pub use question::{NoAnswer, Question};
 pub use rules::{By, Connection, Decision, Rules, Verdict};
 

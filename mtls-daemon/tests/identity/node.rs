@@ -95,6 +95,7 @@ pub(crate) fn workload(name: &str, spiffe_id: &str, source: Option<Source>) -> W
         excluded: Vec::new(),
         excluded_outbound_ports: Vec::new(),
         excluded_inbound_ports: Vec::new(),
+        port_modes: Vec::new(),
         probe_ports: Vec::new(),
     }
 }

@@ -67,7 +67,7 @@ fn facts(of_identity: &str) -> Arc<Facts> {
          addresses = [\"10.0.1.4\"]\n"
     );
     let config = config::parse("test", &text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    Arc::new(Facts::new(&config, Arc::default()))
+    Arc::new(Facts::new(&config, Arc::default(), &[]))
 }
 
 fn identity(ca: &Ca, generation: u64) -> WorkloadIdentity {

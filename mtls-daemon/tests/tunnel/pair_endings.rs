@@ -51,6 +51,29 @@ fn the_last_handle_drains_its_tunnel() {
 }
 
 #[test]
+fn a_handle_cuts_its_own_flow_and_knows_that_it_has_ended() {
+    story(async {
+        let mut pair = pair().await;
+        let (mut flow, mut other) = (pair.flow().await, pair.flow().await);
+        ping_pong(&mut flow.client, &mut flow.server).await;
+        let handle = flow.far.handle();
+        assert_eq!(handle.bytes(), Some((4, 4)));
+        handle.cut(Cut(Reason::NotAuthorised));
+        assert_eq!(handle.bytes(), None);
+        assert_eq!(flow.far.await.end.reason(), Reason::NotAuthorised);
+        assert_eq!(flow.near.await.end.reason(), Reason::ResetByPeer);
+        for app in [&mut flow.client, &mut flow.server] {
+            assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
+        }
+        // Whoever is in its place by now is somebody else.
+        let mut next = pair.flow().await;
+        handle.cut(Cut(Reason::NotAuthorised));
+        ping_pong(&mut next.client, &mut next.server).await;
+        ping_pong(&mut other.client, &mut other.server).await;
+    });
+}
+
+#[test]
 fn a_cut_resets_both_applications() {
     story(async {
         let mut pair = pair().await;

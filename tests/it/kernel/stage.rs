@@ -137,9 +137,13 @@ impl Stage {
             excluded: Vec::new(),
             excluded_outbound_ports: Vec::new(),
             excluded_inbound_ports: Vec::new(),
+            permissive: false,
+            strict_ports: Vec::new(),
+            permissive_ports: Vec::new(),
             truthful: false,
             probe_ports: Vec::new(),
             spread: 1,
+            listeners: Vec::new(),
         };
         change(&mut enrolment);
         self.kernel().enrol(&enrolment).said()
@@ -302,9 +306,9 @@ impl Post {
     /// A listener of each kind.
     pub(super) fn listen(&mut self, stage: &mut Stage, slots: &Slots) -> Result {
         for kind in ListenerKind::ALL {
-            let family = match kind {
-                ListenerKind::CaptureV4 | ListenerKind::TunnelV4 => netns::Family::V4,
-                ListenerKind::CaptureV6 | ListenerKind::TunnelV6 => netns::Family::V6,
+            let family = match kind.is_v4() {
+                true => netns::Family::V4,
+                false => netns::Family::V6,
             };
             let listener = self
                 .netns

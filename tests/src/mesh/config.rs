@@ -21,6 +21,8 @@ pub struct Plan {
     of_node: BTreeMap<(String, String), BTreeMap<String, String>>,
     /// By pod, key.
     of_pod: BTreeMap<String, BTreeMap<String, String>>,
+    /// The same, of what other nodes know of it.
+    of_peer: BTreeMap<String, BTreeMap<String, String>>,
     /// Sections that stand at the end of a node's file as they are.
     appended: BTreeMap<String, String>,
 }
@@ -63,6 +65,14 @@ impl Plan {
     #[must_use]
     pub fn set_workload(mut self, pod: &Pod, key: &str, value: &str) -> Self {
         let keys = self.of_pod.entry(pod.name().to_owned()).or_default();
+        keys.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// `key = value` in each `[[peer]]` that stands for a pod.
+    #[must_use]
+    pub fn set_peer(mut self, pod: &Pod, key: &str, value: &str) -> Self {
+        let keys = self.of_peer.entry(pod.name().to_owned()).or_default();
         keys.insert(key.to_owned(), value.to_owned());
         self
     }
@@ -165,11 +175,15 @@ impl Plan {
             ("spiffe_id", quoted(&ca.identity(pod.name()))),
             ("addresses", list(Family::BOTH.map(|f| pod.address(f)))),
         ]);
+        let of = match is_own {
+            true => &self.of_pod,
+            false => &self.of_peer,
+        };
         if is_own {
             keys.insert("netns", path(pod.netns().path()));
-            for (key, value) in self.of_pod.get(pod.name()).into_iter().flatten() {
-                keys.insert(key, value.clone());
-            }
+        }
+        for (key, value) in of.get(pod.name()).into_iter().flatten() {
+            keys.insert(key, value.clone());
         }
         let mut entry = format!("[[{}]]\n", if is_own { "workload" } else { "peer" });
         for (key, value) in keys {

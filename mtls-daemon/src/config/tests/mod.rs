@@ -128,7 +128,7 @@ fn all_mistakes_are_reported_at_once() {
     let text = r#"version = 2
 [node]
 name = "node a"
-mode = "permissive"
+mode = "lenient"
 unknwon = "pass"
 [nodes]
 [network]
@@ -158,7 +158,7 @@ access = "yes"
     let found = parse("node.toml", text).unwrap_err().to_string();
     let expected = r#"node.toml:1:11: version 2 is not known to this daemon; write version = 1, or use the daemon that the file is for
 node.toml:3:8: node.name: "node a" is no name; write 1 to 253 letters, digits, '.', '-' or '_'
-node.toml:4:8: node.mode: the mode "permissive" is not there yet; write "strict", and exclude the ports or networks of clients that cannot speak mutual TLS, or write "off"
+node.toml:4:8: node.mode: "lenient" is none of the choices; write "off" or "permissive" or "strict"
 node.toml:5:1: [node] has no key "unknwon"; did you mean `unknown`?
 node.toml:6:2: the file has no key "nodes"; did you mean `node`?
 node.toml:8:15: network.tunnel_port: 0 is out of range; write a port, 1 to 65535
@@ -387,6 +387,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::Network => IpNet::read(&value, shape, &mut wrong).is_some(),
             Shape::SpiffeId => SpiffeId::read(&value, shape, &mut wrong).is_some(),
             Shape::TrustDomain => TrustDomain::read(&value, shape, &mut wrong).is_some(),
+            Shape::PortWithMode => PortMode::read(&value, shape, &mut wrong).is_some(),
             Shape::ServicePort => ServicePort::read(&value, shape, &mut wrong).is_some(),
             Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::FileUrl => FileUrl::read(&value, shape, &mut wrong).is_some(),

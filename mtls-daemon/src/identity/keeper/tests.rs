@@ -165,6 +165,7 @@ fn workload() -> config::Workload {
         excluded: Vec::new(),
         excluded_outbound_ports: Vec::new(),
         excluded_inbound_ports: Vec::new(),
+        port_modes: Vec::new(),
         probe_ports: Vec::new(),
     }
 }
