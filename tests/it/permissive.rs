@@ -170,6 +170,67 @@ fn ports_have_modes_of_their_own() -> Result {
     })
 }
 
+/// Connections from before the daemon had a part in them go on, past the veth's
+/// gate, too, as long as their port takes plain text.
+#[test]
+fn ports_turn_strict() -> Result {
+    play("ports-turn-strict", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let legacy = a.outsider("legacy")?;
+        let plan = |mode: &str, strict: &[u16]| {
+            let modes = strict
+                .iter()
+                .map(|port| format!("{{ port = {port}, mode = \"strict\" }}"));
+            let modes = format!("[{}]", modes.collect::<Vec<_>>().join(", "));
+            Plan::of([&client, &server])
+                .set_workload(&server, "mode", &format!("{mode:?}"))
+                .set_workload(&server, "port_modes", &modes)
+        };
+        let mut mesh = Mesh::start_as(plan("off", &[]))?;
+        let _listening: Vec<_> = [8080, 8081]
+            .iter()
+            .map(|&port| server.serve(port, [Step::Echo]))
+            .collect::<Result<_>>()?;
+        let hold = |port| -> Result<Client> {
+            let again = [vec![Step::Hold], hello()].concat();
+            let script = [hello(), again.clone(), again.clone(), again].concat();
+            let to = server.at(Family::V4, port);
+            let mut held = legacy.connect_as(Connect::to(to, script))?;
+            held.held()?;
+            Ok(held)
+        };
+        let (mut first, mut second) = (hold(8080)?, hold(8081)?);
+
+        put_in_force(&mut mesh, &b, plan("permissive", &[]))?;
+        mesh.daemon(&b)?
+            .wait_for_metrics("the workload to be served", |metrics| {
+                metrics.count("mtls_workloads", &[("state", "ready")]) == 1
+                    && metrics.value("mtls_veth_gates", &[("state", "armed")]) == Some(1.0)
+            })?;
+        for held in [&mut first, &mut second] {
+            held.go()?;
+            held.held()?;
+        }
+        put_in_force(&mut mesh, &b, plan("permissive", &[8080]))?;
+        cut(&mut first)?;
+        second.go()?;
+        second.held()?;
+        put_in_force(&mut mesh, &b, plan("permissive", &[8080, 8081]))?;
+        cut(&mut second)
+    })
+}
+
+/// The client finds out when it speaks.
+fn cut(held: &mut Client) -> Result {
+    held.go()?;
+    let cut = held.ended()?;
+    let told = matches!(cut.error(), "ECONNRESET" | "EPIPE");
+    ensure(told, || {
+        format!("open at a port that turned strict: {cut:?}")
+    })
+}
+
 /// The listener that takes plain text can be found and dialled by whoever is in
 /// the workload's namespace. That leads nowhere, least of all back to itself.
 #[test]
@@ -239,14 +300,7 @@ impl Cast {
     fn reload_server(&mut self, policies: &str) -> Result {
         let sections = peer(&self.legacy) + policies;
         let new = plan(&self.client, &self.server, &self.legacy, self.mode);
-        self.mesh.replan(|_| new.append(&self.b, &sections))?;
-        let daemon = self.mesh.daemon(&self.b)?;
-        let reloads =
-            |metrics: &Metrics| metrics.count("mtls_config_reloads_total", &[("result", "ok")]);
-        let before = reloads(&daemon.metrics()?);
-        daemon.reload()?;
-        let done = |metrics: &Metrics| reloads(metrics) > before;
-        daemon.wait_for_metrics("the reload", done).map(drop)
+        put_in_force(&mut self.mesh, &self.b, new.append(&self.b, &sections))
     }
 
     /// An open connection to the server, that does something later.
@@ -257,6 +311,17 @@ impl Cast {
         held.held()?;
         Ok(held)
     }
+}
+
+fn put_in_force(mesh: &mut Mesh, node: &Node, plan: Plan) -> Result {
+    mesh.replan(|_| plan)?;
+    let daemon = mesh.daemon(node)?;
+    let reloads =
+        |metrics: &Metrics| metrics.count("mtls_config_reloads_total", &[("result", "ok")]);
+    let before = reloads(&daemon.metrics()?);
+    daemon.reload()?;
+    let done = |metrics: &Metrics| reloads(metrics) > before;
+    daemon.wait_for_metrics("the reload", done).map(drop)
 }
 
 fn plan(client: &Pod, server: &Pod, legacy: &Pod, mode: &str) -> Plan {

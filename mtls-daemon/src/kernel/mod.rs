@@ -9,6 +9,7 @@
 
 mod btf;
 mod detach;
+mod enrolment;
 mod error;
 mod events;
 mod found_at;
@@ -28,7 +29,6 @@ mod workloads;
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -36,12 +36,10 @@ use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use ipnet::IpNet;
 use mtls_common::counters::index;
-use mtls_common::maps::{
-    CAPTURE_V4, CAPTURE_V6, Instance, NetworkKey, Node, PLAIN_V4, PLAIN_V6, TUNNEL_V4, TUNNEL_V6,
-    capacity, name,
-};
+use mtls_common::maps::{Instance, NetworkKey, Node, capacity, name};
 
 pub use detach::{Detached, detach};
+pub use enrolment::{Enrolment, ListenerKind, OpenPorts, Slots};
 pub use error::KernelError;
 pub use events::{Event, Events};
 pub use found_at::{FoundAt, Standing};
@@ -72,83 +70,6 @@ pub struct Options {
     pub prober: Option<PathBuf>,
     /// Whether the workloads' veths get a gate.
     pub veth_gate: bool,
-}
-
-/// A workload whose connections are captured.
-#[derive(Clone, Debug)]
-pub struct Enrolment<'a> {
-    /// Cookie of its network namespace: the key of everything the hooks know about it.
-    pub cookie: u64,
-    pub netns: BorrowedFd<'a>,
-    pub found_at: FoundAt,
-    /// Its cgroup, if known; it must not be the daemon's.
-    pub cgroup_id: Option<u64>,
-    /// The first of each family is the address that applications see as their own.
-    pub addresses: Vec<IpAddr>,
-    /// Never intercepted, in either direction, beside the node's.
-    pub excluded: Vec<IpNet>,
-    pub excluded_outbound_ports: Vec<u16>,
-    pub excluded_inbound_ports: Vec<u16>,
-    /// Whether plain text comes in, through the daemon.
-    pub permissive: bool,
-    /// Ports where it does not, and where it does, whatever `permissive` says.
-    pub strict_ports: Vec<u16>,
-    pub permissive_ports: Vec<u16>,
-    /// Whether connect() waits for the far application.
-    pub truthful: bool,
-    /// Where the node's prober may ask in clear.
-    pub probe_ports: Vec<u16>,
-    /// Listeners of each kind.
-    pub spread: u32,
-    /// The first listener of each kind, in place before the hooks lead there:
-    /// connections of a workload that was not enrolled till now are not to
-    /// fail over it. Others come with [`Kernel::put_listener`].
-    pub listeners: Vec<(ListenerKind, BorrowedFd<'a>)>,
-}
-
-/// A workload's places for listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slots {
-    pub cookie: u64,
-    base: u32,
-    spread: u32,
-}
-
-/// What a listener of the daemon takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ListenerKind {
-    CaptureV4,
-    CaptureV6,
-    TunnelV4,
-    TunnelV6,
-    PlainV4,
-    PlainV6,
-}
-
-impl ListenerKind {
-    pub const ALL: [Self; 6] = [
-        Self::CaptureV4,
-        Self::CaptureV6,
-        Self::TunnelV4,
-        Self::TunnelV6,
-        Self::PlainV4,
-        Self::PlainV6,
-    ];
-
-    pub const fn is_v4(self) -> bool {
-        matches!(self, Self::CaptureV4 | Self::TunnelV4 | Self::PlainV4)
-    }
-
-    const fn number(self) -> u32 {
-        match self {
-            Self::CaptureV4 => CAPTURE_V4,
-            Self::CaptureV6 => CAPTURE_V6,
-            Self::TunnelV4 => TUNNEL_V4,
-            Self::TunnelV6 => TUNNEL_V6,
-            Self::PlainV4 => PLAIN_V4,
-            Self::PlainV6 => PLAIN_V6,
-        }
-    }
 }
 
 /// How full a map is.
@@ -304,9 +225,9 @@ impl Kernel {
         known
     }
 
-    /// Whether plain text comes in, as far as the hooks know.
-    pub fn is_permissive(&self, cookie: u64) -> bool {
-        self.workloads.is_permissive(cookie)
+    /// Where plain text comes in, as far as the hooks know.
+    pub fn open_ports(&self, cookie: u64) -> OpenPorts {
+        self.workloads.open_ports(cookie)
     }
 
     /// Whether it is known as not enrolled: its connections pass.

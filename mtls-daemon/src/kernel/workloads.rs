@@ -15,7 +15,7 @@ use super::error::{KernelError, While};
 use super::networks::{Networks, table};
 use super::programs;
 use super::sys::Map;
-use super::{Enrolment, FoundAt, Slots, Standing};
+use super::{Enrolment, FoundAt, OpenPorts, Slots, Standing};
 
 #[derive(Debug)]
 pub(super) struct Workloads {
@@ -107,10 +107,12 @@ impl Workloads {
             .is_some_and(|known| known.netns.standing == Netns::ENROLLED)
     }
 
-    pub(super) fn is_permissive(&self, cookie: u64) -> bool {
-        self.known
-            .get(&cookie)
-            .is_some_and(|known| known.netns.flags & Netns::PERMISSIVE != 0)
+    /// Of one that is not enrolled: all.
+    pub(super) fn open_ports(&self, cookie: u64) -> OpenPorts {
+        match self.known.get(&cookie) {
+            Some(known) => OpenPorts::new(known.netns, &known.ports),
+            None => OpenPorts::new(Netns::OTHERS, &BTreeSet::new()),
+        }
     }
 
     pub(super) fn is_left_alone(&self, cookie: u64) -> bool {
@@ -290,12 +292,12 @@ impl Workloads {
         Ok(())
     }
 
-    /// Of the node (cookie 0) or of a workload.
     /// The networks of the mesh that the hooks know of the node.
     pub(super) fn mesh(&self) -> Vec<IpNet> {
         self.networks.mesh(NetworkKey::NODE)
     }
 
+    /// Of the node (cookie 0) or of a workload.
     pub(super) fn set_networks(
         &mut self,
         cookie: u64,

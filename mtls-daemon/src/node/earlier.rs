@@ -1,6 +1,6 @@
-//! Connections that a workload opened or took before it was enrolled, or strict:
-//! they go on in clear, and no hook sees them again. Those that it could not
-//! make now end.
+//! Connections that a workload opened or took before it was enrolled, or it or
+//! one of its ports strict: they go on in clear, and no hook sees them again.
+//! Those that it could not make now end.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::sock_diag::{self, Cut, Sockets, TcpSocket};
 
 use super::Node;
 
-/// A workload that the hooks know, or know as strict, since a moment ago.
+/// A workload that takes less in clear than a moment ago.
 pub struct Newcomer {
     name: String,
     place: Place,
@@ -32,6 +32,9 @@ struct Exceptions {
     networks: Vec<IpNet>,
     outbound_ports: Vec<u16>,
     inbound_ports: Vec<u16>,
+    /// With everybody, but at its strict ports.
+    permissive: bool,
+    strict_ports: Vec<u16>,
 }
 
 impl Newcomer {
@@ -49,6 +52,8 @@ impl Newcomer {
                     &hooked.permissive_ports,
                 ]
                 .concat(),
+                permissive: hooked.permissive,
+                strict_ports: hooked.strict_ports.clone(),
             },
         }
     }
@@ -140,8 +145,13 @@ impl Allowed<'_> {
         if peer.is_loopback() || exceptions.own.contains(&peer) || excluded() {
             return true;
         }
+        let (own, permissive) = (it.own.port(), exceptions.permissive);
         if accepts(&all.listeners, it.own) {
-            return exceptions.inbound_ports.contains(&it.own.port());
+            let is_open = permissive && !exceptions.strict_ports.contains(&own);
+            return is_open || exceptions.inbound_ports.contains(&own);
+        }
+        if permissive {
+            return true;
         }
         let is_outside = !within(&self.mesh, peer);
         (is_outside && self.outside == Outside::Direct)
@@ -162,15 +172,19 @@ fn within(networks: &[IpNet], ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn goes_on(outside: Outside, own: &str, peer: &str) -> bool {
-        let exceptions = Exceptions {
+    fn exceptions() -> Exceptions {
+        Exceptions {
             own: vec!["10.0.1.4".parse().unwrap()],
             networks: vec!["10.9.0.0/16".parse().unwrap()],
             outbound_ports: vec![53],
             inbound_ports: vec![9090],
-        };
+            ..Exceptions::default()
+        }
+    }
+
+    fn goes_on(exceptions: &Exceptions, outside: Outside, own: &str, peer: &str) -> bool {
         let allowed = Allowed {
-            exceptions: &exceptions,
+            exceptions,
             excluded: &["10.8.0.0/16".parse().unwrap()],
             mesh: vec!["10.0.0.0/8".parse().unwrap()],
             outside,
@@ -209,9 +223,29 @@ mod tests {
             (true, "127.0.0.1:4000", "127.0.0.1:80", "loopback"),
             (true, "10.0.1.4:80", "10.0.1.4:4000", "to itself"),
         ] {
-            assert_eq!(goes_on(Outside::Direct, own, peer), goes, "{what}");
+            let goes_on = goes_on(&exceptions(), Outside::Direct, own, peer);
+            assert_eq!(goes_on, goes, "{what}");
         }
-        let outside = goes_on(Outside::Refuse, "10.0.1.4:4000", "192.0.2.1:443");
+        let refuse = Outside::Refuse;
+        let outside = goes_on(&exceptions(), refuse, "10.0.1.4:4000", "192.0.2.1:443");
         assert!(!outside, "where nothing goes outside");
+    }
+
+    #[test]
+    fn a_permissive_workload_loses_what_its_strict_ports_took() {
+        let exceptions = Exceptions {
+            permissive: true,
+            strict_ports: vec![80],
+            ..exceptions()
+        };
+        for (goes, own, peer) in [
+            (false, "10.0.1.4:80", "10.0.2.7:4000"),
+            (true, "10.0.1.4:9090", "10.0.2.7:4000"),
+            (true, "10.0.1.4:4000", "10.0.2.7:5432"),
+            (true, "10.0.1.4:4000", "10.0.2.7:80"),
+        ] {
+            let goes_on = goes_on(&exceptions, Outside::Refuse, own, peer);
+            assert_eq!(goes_on, goes, "{own} {peer}");
+        }
     }
 }

@@ -228,12 +228,12 @@ impl Node {
         let config = self.config.borrow();
         let network = &config.network;
         let mut kernel = self.kernel.borrow_mut();
-        let (cookie, is_strict) = (netns.cookie().0, enrolled.mode == Mode::Strict);
+        let cookie = netns.cookie().0;
         let is_new = !kernel.is_enrolled(cookie);
         if let (Some(fault), false) = (&missing, is_new) {
             return Err(fault.clone());
         }
-        let turns_strict = is_strict && (is_new || kernel.is_permissive(cookie));
+        let were_open = kernel.open_ports(cookie);
         let ports_in = |mode| config.ports_in(mode, wanted).collect::<Vec<_>>();
         let (strict_ports, permissive_ports) = (ports_in(Mode::Strict), ports_in(Mode::Permissive));
         // What is said of a port of the workload goes before what is said of
@@ -274,7 +274,7 @@ impl Node {
         kernel
             .enrol(&enrolment)
             .map_err(|error| Fault::new(Reason::AttachFailed, error))?;
-        if turns_strict {
+        if kernel.open_ports(cookie).are_fewer_than(&were_open) {
             let newcomer = Newcomer::new(wanted, netns, &enrolment);
             self.newcomers.borrow_mut().push(newcomer);
         }
