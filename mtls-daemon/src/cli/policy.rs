@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::admin::client;
 use crate::admin::reply::{PolicyTestReply, SCHEMA};
-use crate::policy::{Explanation, Question, Rules, Step};
+use crate::policy::{Explanation, Modes, Question, Rules, STRICT, Step};
 
 use super::arguments::{Output, PolicyTest, Socket};
 use super::table::table;
@@ -42,7 +42,8 @@ fn offline(config: &Path, question: &Question, output: Output) -> Exit {
         complain(&format!("warning: {warning}"));
     }
     let rules = Rules::new(loaded.config.authorization.clone());
-    let explanation = match question.ask(&rules, &loaded.config, &[]) {
+    let modes = Modes::new(&loaded.config, &[]);
+    let explanation = match question.ask(&modes, &rules, &loaded.config, &[]) {
         Ok(explanation) => explanation,
         Err(none) => return fail(&none.to_string()),
     };
@@ -86,6 +87,7 @@ fn show(explanation: &Explanation) -> String {
         cells.map(str::to_owned).to_vec()
     };
     let mut out = match explanation.steps.as_slice() {
+        [] if explanation.rule == STRICT => String::new(),
         [] => "no policy selects the workload\n".to_owned(),
         steps => table(&HEAD, steps.iter().map(row)),
     };
@@ -106,6 +108,9 @@ fn verdict(allowed: bool, rule: &str) -> String {
                 "{verdict}: ALLOW policies select the workload, and no rule of theirs matches\n"
             )
         }
+        STRICT => format!(
+            "{verdict}: the workload is strict at that port, and the caller has proved nothing\n"
+        ),
         rule => format!("{verdict} by {rule}\n"),
     }
 }

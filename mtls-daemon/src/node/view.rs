@@ -139,6 +139,7 @@ impl NodeView for Node {
             .map(|snapshot| snapshot.workloads.as_slice());
         let facts = Arc::clone(&self.facts.borrow());
         question.ask(
+            &facts.modes,
             &facts.rules,
             &self.config.borrow(),
             pods.unwrap_or_default(),

@@ -9,7 +9,8 @@ use super::rules::{By, Connection, Rules, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     pub allowed: bool,
-    /// `NAME[2]`, `no_policy` or `no_rule`: as in the access log.
+    /// `NAME[2]`, `no_policy` or `no_rule`: as in the access log. [`STRICT`]
+    /// where the policies are not asked.
     pub rule: String,
     /// The same with dry runs in force, where one selects the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +40,22 @@ pub struct Step {
     /// no rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differs: Option<String>,
+}
+
+/// In the place of a rule: the caller has proved nothing, and the workload's
+/// mode wants that it does.
+pub const STRICT: &str = "strict";
+
+impl Explanation {
+    /// By the mode, whatever the policies would say.
+    pub(super) fn strict() -> Self {
+        Self {
+            allowed: false,
+            rule: STRICT.to_owned(),
+            dry_run: None,
+            steps: Vec::new(),
+        }
+    }
 }
 
 impl Rules {

@@ -11,7 +11,7 @@ mod outbound;
 mod question;
 mod rules;
 
-pub use explain::{Explanation, Step};
+pub use explain::{Explanation, STRICT, Step};
 pub use inbound::{Judged, Permit, PlainRequest, Request, authorise, authorise_plain, connection};
 pub use modes::Modes;
 pub use outbound::{Clear, Route, route};

@@ -29,12 +29,16 @@ impl Modes {
         Self(all.map(of).collect())
     }
 
+    /// What holds for what comes to `port`, if the workload is this node's.
+    pub fn at(&self, workload: &str, port: u16) -> Option<Mode> {
+        let of = self.0.get(workload)?;
+        Some(of.ports.get(&port).copied().unwrap_or(of.mode))
+    }
+
     /// Whether what comes to `port` in clear may be delivered.
     pub fn takes_plaintext(&self, workload: &str, port: u16) -> bool {
-        self.0.get(workload).is_some_and(|of| {
-            let mode = of.ports.get(&port).copied().unwrap_or(of.mode);
-            mode != Mode::Strict
-        })
+        self.at(workload, port)
+            .is_some_and(|mode| mode != Mode::Strict)
     }
 
     /// Whether it may reach in clear who is known to have no daemon.

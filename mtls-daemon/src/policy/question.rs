@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::{Config, Rule, Workload};
+use crate::config::{Config, Mode, Rule, Workload};
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
 
 use super::explain::Explanation;
+use super::modes::Modes;
 use super::rules::{Connection, Rules};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +36,11 @@ pub enum NoAnswer {
 }
 
 impl Question {
-    /// Ask `rules`. The configuration knows names and addresses, and `pods`
+    /// Ask `modes` and `rules`. The configuration knows names and addresses, and `pods`
     /// are the workloads beside it.
     pub fn ask(
         &self,
+        modes: &Modes,
         rules: &Rules,
         config: &Config,
         pods: &[Workload],
@@ -59,6 +61,10 @@ impl Question {
             (None, Some(id)) => Target { name: "", id },
             (None, None) => return Err(NoAnswer::NobodyIsCalled(self.workload.clone())),
         };
+        // Of other nodes' workloads nobody here knows the mode.
+        if self.from.is_none() && modes.at(target.name, self.port) == Some(Mode::Strict) {
+            return Ok(Explanation::strict());
+        }
         let mut directory = |from: &SpiffeId| {
             let (_, _, addresses) = known.find(|(_, id, _)| *id == from)?;
             addresses.first().copied()
@@ -117,6 +123,12 @@ addresses = ["10.0.1.4"]
 name = "db"
 spiffe_id = "spiffe://example.org/db"
 addresses = ["10.0.2.7"]
+[[workload]]
+name = "cache"
+spiffe_id = "spiffe://example.org/cache"
+netns = "/run/netns/cache"
+addresses = ["10.0.3.7"]
+port_modes = [{ port = 81, mode = "permissive" }]
 [[authorization-policy]]
 name = "near"
 workloads = ["db"]
@@ -124,15 +136,19 @@ rules = [{ from = [{ ip_blocks = ["10.0.1.0/24"] }] }]
 "#;
 
     fn ask(from: Option<&str>, workload: &str) -> Result<Explanation, NoAnswer> {
+        ask_port(from, workload, 80)
+    }
+
+    fn ask_port(from: Option<&str>, workload: &str, port: u16) -> Result<Explanation, NoAnswer> {
         let config = crate::config::parse("x", NODE).unwrap();
         let rules = Rules::new(config.authorization.clone());
         let question = Question {
             from: from.map(|id| id.parse().unwrap()),
             ip: None,
             workload: workload.to_owned(),
-            port: 80,
+            port,
         };
-        question.ask(&rules, &config, &[])
+        question.ask(&Modes::new(&config, &[]), &rules, &config, &[])
     }
 
     #[test]
@@ -150,5 +166,15 @@ rules = [{ from = [{ ip_blocks = ["10.0.1.0/24"] }] }]
         assert!(ask(None, "web").unwrap().allowed);
         let nobody = NoAnswer::NobodyIsCalled("dbb".to_owned());
         assert_eq!(ask(None, "dbb"), Err(nobody));
+    }
+
+    #[test]
+    fn a_strict_workload_wants_an_identity() {
+        let told = ask(None, "cache").unwrap();
+        assert_eq!((told.allowed, told.rule.as_str()), (false, "strict"));
+        let told = ask_port(None, "cache", 81).unwrap();
+        assert_eq!((told.allowed, told.rule.as_str()), (true, "no_policy"));
+        let told = ask(Some("spiffe://example.org/web"), "cache").unwrap();
+        assert_eq!((told.allowed, told.rule.as_str()), (true, "no_policy"));
     }
 }
