@@ -6,6 +6,8 @@
 
 use crate::addr::{Endpoint, Ip};
 
+pub mod capacity;
+
 /// Version of all maps together. A daemon that finds another one pinned must
 /// not touch it.
 pub const LAYOUT: u32 = 6;
@@ -503,33 +505,4 @@ pub mod name {
     ];
     /// The sk_lookup program's own.
     pub const INSTANCE: &str = "INSTANCE";
-}
-
-/// Entries that the maps hold at most.
-pub mod capacity {
-    pub const NETNS: usize = 16_384;
-    pub const EXEMPT: usize = 256;
-    pub const ADDRESSES: usize = 65_536;
-    /// The node's networks and one for each address of the directory outside of them.
-    pub const NETWORKS: usize = 262_144;
-    pub const PORTS: usize = 65_536;
-    pub const LISTENERS: usize = 65_536;
-    /// Connections between connect() and the daemon's accept().
-    pub const ORIGINAL_DST: usize = 65_536;
-    /// All, and each network namespace that can have listeners.
-    pub const PENDING: usize = 1 + LISTENERS / super::KINDS as usize;
-    /// One for each inbound flow.
-    pub const CLIENT_NAMES: usize = 262_144;
-    pub const ANSWERS: usize = 16_384;
-    /// Connections of the prober, open or just ended.
-    pub const PROBES: usize = 16_384;
-    /// Two of each network namespace that can be known.
-    pub const VETHS: usize = 2 * NETNS;
-    pub const REPORTED: usize = 4_096;
-    /// Bytes.
-    pub const EVENTS: usize = 256 * 1024;
-    pub const HELD: usize = 512 * 1024;
-
-    /// No map has more.
-    pub const LARGEST: usize = CLIENT_NAMES;
 }

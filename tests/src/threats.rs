@@ -2,6 +2,10 @@
 //! the tables of docs/security.md. `UPDATE_DOCS=1 cargo test -p mtls-tests
 //! generated` writes them; `cargo xtask tidy` refuses a test that is not there.
 
+mod faults;
+
+use faults::FAULTS;
+
 /// One line of a table: what, its tests as `file.rs#function`, the result.
 type Row = (&'static str, &'static [&'static str], &'static str);
 
@@ -371,77 +375,6 @@ const ATTACKS: &[Row] = &[
             "kernel/inbound.rs#kernel_refuses_plain_text_from_outside",
         ],
         "the daemon binds no port that a workload could take",
-    ),
-];
-
-const FAULTS: &[Row] = &[
-    row(
-        "kill -9 of either daemon",
-        &[
-            "daemon_killed.rs#clients_daemon_killed",
-            "daemon_killed.rs#servers_daemon_killed",
-        ],
-        "resets; traffic again as soon as it runs",
-    ),
-    row(
-        "Restart under load",
-        &["daemon_restarted_under_load.rs#daemon_restarted_under_load"],
-        "no wrong byte, no silent end",
-    ),
-    row(
-        "No descriptors",
-        &["descriptor_limit.rs#descriptor_limit"],
-        "new connections refused, recovers",
-    ),
-    row(
-        "The issuer ends",
-        &["issuer_ended.rs#issuer_ended"],
-        "refuses, alarms, recovers with the next",
-    ),
-    row(
-        "The clock steps",
-        &["mtls-daemon/tests/identity/renewal.rs#the_clock_steps"],
-        "deadlines are computed anew",
-    ),
-    row(
-        "SPIRE or Vault is away, sealed, or refuses",
-        &[
-            "spire.rs#spire",
-            "spire_refuses.rs#spire_refuses",
-            "vault.rs#vault",
-        ],
-        "certificates in hand are used to their end, trouble is told",
-    ),
-    row(
-        "The wire goes down, the peer has no daemon",
-        &["peer_unreachable.rs#peer_unreachable"],
-        "refused within the limit, recovers",
-    ),
-    row(
-        "The attach point's cgroup is removed and made again",
-        &["cgroup_remade.rs#cgroup_remade"],
-        "attached again, told as an error",
-    ),
-    row(
-        "Pins of a second daemon or of another version; a private bpffs",
-        &[
-            "kernel/restarts.rs#kernel_refuses_a_second_daemon_and_foreign_pins",
-            "kernel/lacks.rs#kernel_refuses_a_private_bpffs",
-        ],
-        "refuses to start, with the remedy",
-    ),
-    row(
-        "A network namespace loses its name",
-        &["nameless.rs#nameless_namespace_stays_refused"],
-        "stays refused",
-    ),
-    row(
-        "The Kubernetes API server is away",
-        &[
-            "kubernetes.rs#kubernetes",
-            "kubernetes_outside.rs#kubernetes_outside",
-        ],
-        "what is known goes on",
     ),
 ];
 
