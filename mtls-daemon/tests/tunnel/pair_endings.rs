@@ -59,8 +59,8 @@ fn a_handle_cuts_its_own_flow_and_knows_that_it_has_ended() {
         let handle = flow.far.handle();
         assert_eq!(handle.bytes(), Some((4, 4)));
         handle.cut(Cut(Reason::NotAuthorised));
-        assert_eq!(handle.bytes(), None);
         assert_eq!(flow.far.await.end.reason(), Reason::NotAuthorised);
+        assert_eq!(handle.bytes(), None);
         assert_eq!(flow.near.await.end.reason(), Reason::ResetByPeer);
         for app in [&mut flow.client, &mut flow.server] {
             assert_eq!(read_error(app).await, ErrorKind::ConnectionReset);
