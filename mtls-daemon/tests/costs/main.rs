@@ -1,5 +1,6 @@
 //! What requests and connections cost the data path, in counts that need no
-//! timer: the system calls and allocations of both ends of a tunnel together.
+//! timer: the system calls, allocations and instructions of both ends of a
+//! tunnel together.
 //! A change that raises one is seen here; lower the limit when one falls.
 //!
 //! As root, since the kernel counts system calls for nobody else.
@@ -11,6 +12,7 @@
 )]
 
 mod counting;
+mod stepping;
 #[path = "../tunnel/support.rs"]
 #[expect(dead_code, reason = "the tunnel's stories need more of it")]
 mod support;
@@ -25,6 +27,8 @@ use counting::{Counts, Meter};
 use support::{Pair, pair, request, story};
 
 const MESSAGE: [u8; 64] = [7; 64];
+/// With an allowance of a tenth.
+const MOST_INSTRUCTIONS: u64 = 101_000;
 
 /// An application at either end, and the flow between them.
 struct Talk {
@@ -78,6 +82,31 @@ fn requests() {
         println!("64 at once: {calls:.2} system calls, {allocations:.2} allocations");
         assert!(calls <= 4.5, "{calls} system calls a request");
         assert!(allocations <= 0.2, "{allocations} allocations a request");
+    });
+}
+
+/// Of both ends and both applications, in the development profile: our own code
+/// is not optimised in it.
+#[test]
+fn instructions() {
+    const REQUESTS: u64 = 4;
+    if !stepping::is_stepped() {
+        let each = stepping::instructions_of("instructions") / REQUESTS;
+        println!("one at a time: {each} instructions");
+        assert!(each <= MOST_INSTRUCTIONS, "{each} instructions a request");
+        return;
+    }
+    story(async {
+        let mut pair = pair().await;
+        let mut talk = Talk::between(&mut pair, [sockets(), sockets()]).await;
+        for _ in 0..10 {
+            talk.exchange().await;
+        }
+        stepping::enter();
+        for _ in 0..REQUESTS {
+            talk.exchange().await;
+        }
+        stepping::leave();
     });
 }
 
