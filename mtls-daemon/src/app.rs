@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::node::{InstallError, Node, Origin, Policies};
 use crate::reason::Reason;
+use crate::rights;
 use crate::tls::Judging;
 use crate::tunnel;
 use crate::worker::{self, Command, Setup};
@@ -72,6 +73,10 @@ pub enum AppError {
     WorkerEnded(io::Error),
     #[error("reading the host's network namespace")]
     Host(#[source] io::Error),
+    #[error("the helper that enters network namespaces has ended")]
+    HelperEnded,
+    #[error("giving up rights")]
+    Rights(#[source] io::Error),
     #[error("waiting for signals")]
     Signals(#[source] io::Error),
     #[error("raising the limit of open files")]
@@ -109,6 +114,8 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         veth_gate: config.kernel.veth_gate == VethGate::On,
     })?;
     let events = kernel.events()?;
+    // Before a thread inherits them, and before any byte from outside is read.
+    give_up_rights().map_err(AppError::Rights)?;
     let (facts, newest) = watch::channel(Arc::new(Facts::new(&config, Arc::default(), &[])));
     let (ask, questions) = mpsc::channel(QUESTIONS);
     let (notices, noticed) = mpsc::channel(NOTICES);
@@ -183,9 +190,26 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     tracing::info!("serving");
 
     let outcome = serve(&node, events, cluster, ended).await;
-    let limit = node.config.borrow().limits.drain;
-    drain(&node, limit).await;
+    // Without its helper it can dial nobody: the next daemon had better come
+    // soon.
+    if !matches!(outcome, Err(AppError::HelperEnded)) {
+        let limit = node.config.borrow().limits.drain;
+        drain(&node, limit).await;
+    }
     outcome
+}
+
+/// What entering network namespaces takes is with the helper from here on.
+fn give_up_rights() -> io::Result<()> {
+    rights::keep(&rights::OF_THE_DAEMON)?;
+    let held = rights::of_the_process()?;
+    match held
+        .iter()
+        .find(|right| !rights::OF_THE_DAEMON.contains(right))
+    {
+        None => Ok(()),
+        Some(right) => Err(io::Error::other(format!("a thread still holds {right}"))),
+    }
 }
 
 /// Keep the node in order until a signal ends it.
@@ -199,6 +223,8 @@ async fn serve(
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
     let mut hangup = on(SignalKind::hangup())?;
+    // The helper is the only child.
+    let mut child = on(SignalKind::child())?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut memory = Memory::after_start();
@@ -209,6 +235,7 @@ async fn serve(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => node.reload(),
+            _ = child.recv() => return Err(AppError::HelperEnded),
             _ = look.tick() => node.look(),
             _ = tidy.tick() => memory.look(),
             event = events.next() => node.heed(&event),

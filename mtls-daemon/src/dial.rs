@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::addr::ClientAddr;
 use crate::kernel::{ClientName, Handoff};
-use crate::netns::{self, Netns};
+use crate::netns::{Family, Netns};
 use crate::policy::Permit;
 use crate::reason::Reason;
 use crate::refused::Refused;
@@ -173,14 +173,11 @@ fn is_closed(netns: &Netns, app: SocketAddr, from: SocketAddr) -> bool {
 /// A socket of the workload's namespace at `from`, and where that is if its
 /// port is 0.
 fn bound(netns: &Netns, from: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
-    let socket = netns.sockets(|| {
-        let socket = netns::stream(netns::domain(from.ip()))?;
-        // From birth: a daemon that dies resets the application.
-        socket.set_linger(Some(Duration::ZERO))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&from.into())?;
-        Ok(socket)
-    })?;
+    let socket = netns.stream(Family::of(from.ip()))?;
+    // From birth: a daemon that dies resets the application.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
     let from = socket.local_addr()?.as_socket().unwrap_or(from);
     Ok((socket, from))
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod netns;
 pub mod reason;
 pub mod refused;
+pub mod rights;
 pub mod sock_diag;
 pub mod spiffe;
 pub mod trace;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::access_log;
 use crate::config::{Log, LogFormat};
+use crate::rights;
 
 /// Bytes that may wait for the writer: some 7,000 lines.
 const MOST: usize = 2 << 20;
@@ -56,10 +57,20 @@ pub struct Flush(Option<(Queue, JoinHandle<()>)>);
 pub fn start(log: &Log) -> Result<Flush, LogError> {
     let queue = Queue::default();
     let lines = queue.clone();
+    let (started, waiting) = mpsc::channel();
     let writer = std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || lines.write_to(io::stderr()))
+        .spawn(move || {
+            let kept = rights::keep(&[]);
+            let may_write = kept.is_ok();
+            let _ = started.send(kept);
+            if may_write {
+                lines.write_to(io::stderr());
+            }
+        })
         .map_err(LogError::Writer)?;
+    let kept = waiting.recv().map_err(io::Error::other);
+    kept.and_then(|kept| kept).map_err(LogError::Writer)?;
     let (filter, handle) = reload::Layer::new(filter(log)?);
     let writing = queue.clone();
     let lines = tracing_subscriber::fmt::layer()

@@ -7,11 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendto};
 
-use crate::netns::Netns;
+use crate::netns::{Kind, Netns};
 
 pub use connections::{Cut, Sockets, TcpSocket, cut};
 
@@ -49,7 +47,7 @@ fn finds_a_listener() -> io::Result<bool> {
 }
 
 fn find(netns: &Netns, to: SocketAddr, from: SocketAddr) -> io::Result<bool> {
-    let socket = netns.sockets(netlink)?;
+    let socket = netns.socket(Kind::SockDiag)?;
     let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
     // In whichever state: who is found is a listener, or else it is that
     // connection's own other end.
@@ -69,12 +67,6 @@ fn find(netns: &Netns, to: SocketAddr, from: SocketAddr) -> io::Result<bool> {
         Some(libc::ENOENT) => Ok(false),
         Some(error) => Err(io::Error::from_raw_os_error(error)),
     }
-}
-
-fn netlink() -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let (family, kind) = (AddressFamily::Netlink, SockType::Datagram);
-    Ok(socket(family, kind, flags, SockProtocol::NetlinkSockDiag)?)
 }
 
 /// A `nlmsghdr` and an `inet_diag_req_v2` (linux/inet_diag.h).

@@ -18,6 +18,7 @@ mod names;
 mod not_listening;
 mod own_address;
 mod own_loopback;
+mod own_rights;
 mod reset;
 mod revocation;
 mod root_rotation;

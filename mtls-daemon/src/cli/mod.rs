@@ -23,7 +23,7 @@ use clap::Parser;
 use crate::admin::client::ClientError;
 use crate::config::Config;
 use crate::reason::{Reason, Use};
-use crate::{kernel, log};
+use crate::{kernel, log, netns};
 
 use arguments::{
     Arguments, Command, ConfigCommand, Detach, Explain, Output, PolicyCommand, Socket,
@@ -83,6 +83,12 @@ fn daemon<E: Error>(path: PathBuf, run: impl FnOnce(Config, PathBuf) -> Result<(
             return fail("the daemon does not start with this configuration");
         }
     };
+    // Before the log has its thread.
+    if let Err(error) = netns::start_helper() {
+        return fail(&format!(
+            "the helper that enters network namespaces: {error}"
+        ));
+    }
     let flush = match log::start(&loaded.config.log) {
         Ok(flush) => flush,
         Err(error) => return fail(&error.to_string()),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use mtls_common::maps::{
@@ -10,13 +9,14 @@ use mtls_common::maps::{
 };
 
 use super::FoundAt;
+use crate::netns;
 
 /// A workload whose connections are captured.
 #[derive(Clone, Debug)]
 pub struct Enrolment<'a> {
     /// Cookie of its network namespace: the key of everything the hooks know about it.
     pub cookie: u64,
-    pub netns: BorrowedFd<'a>,
+    pub netns: &'a netns::Netns,
     pub found_at: FoundAt,
     /// Its cgroup, if known; it must not be the daemon's.
     pub cgroup_id: Option<u64>,

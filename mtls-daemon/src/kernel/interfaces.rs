@@ -1,12 +1,13 @@
-//! Network interfaces, asked of the kernel by rtnetlink(7): where the other
-//! end of a workload's veth is, and what runs on it.
+//! Network interfaces, asked of the kernel by rtnetlink(7): which addresses a
+//! workload has, where the other end of its veth is, and what runs on that.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendto};
+
+use crate::netns::{Kind, Netns};
 
 /// What is asked about an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +23,14 @@ pub(super) struct Interface {
     pub(super) native_xdp: bool,
 }
 
-/// A socket that asks about the namespace of the thread that opens it.
+/// Every address that is assigned in a namespace, but for loopback.
+pub fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+    let answers = Asking::about(netns)?.ask(RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS])?;
+    let addresses = answers.iter().filter_map(|one| address(one));
+    Ok(addresses.filter(|ip| !ip.is_loopback()).collect())
+}
+
+/// A socket that asks about one network namespace.
 #[derive(Debug)]
 pub(super) struct Asking(OwnedFd);
 
@@ -32,9 +40,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-const RTM_GETLINK: u16 = 18;
 const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_GETNSID: u16 = 90;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
@@ -46,17 +58,15 @@ const XDP_ATTACHED_NATIVE: u8 = 1;
 const XDP_ATTACHED_SEVERAL: u8 = 4;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
-/// Bytes of a `nlmsghdr`, an `ifinfomsg` and a padded `rtgenmsg`.
+/// Bytes of a `nlmsghdr`, an `ifinfomsg`, an `ifaddrmsg` and a padded `rtgenmsg`.
 const HEADER: usize = 16;
 const LINK: usize = 16;
+const ADDRESS: usize = 8;
 const GENERIC: usize = 4;
 
 impl Asking {
-    pub(super) fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
-        let socket = socket(family, kind, flags, SockProtocol::NetlinkRoute)?;
-        Ok(Self(socket))
+    pub(super) fn about(netns: &Netns) -> io::Result<Self> {
+        netns.socket(Kind::Route).map(Self)
     }
 
     pub(super) fn all(&self) -> io::Result<Vec<Interface>> {
@@ -158,6 +168,18 @@ fn interface(message: &[u8]) -> Option<Interface> {
     })
 }
 
+fn address(message: &[u8]) -> Option<IpAddr> {
+    if u16_at(message, 4) != Some(RTM_NEWADDR) {
+        return None;
+    }
+    let attributes = message.get(HEADER + ADDRESS..)?;
+    // With a peer, IFA_ADDRESS is the peer's.
+    let own = find(attributes, IFA_LOCAL).or_else(|| find(attributes, IFA_ADDRESS))?;
+    let v4 = <[u8; 4]>::try_from(own).map(IpAddr::from);
+    v4.or_else(|_longer| <[u8; 16]>::try_from(own).map(IpAddr::from))
+        .ok()
+}
+
 /// The value of an attribute.
 fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     /// Flags of nesting and of byte order.
@@ -192,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_loopback_is_found_by_its_index() {
-        let asking = Asking::open().unwrap();
+        let asking = Asking::about(&Netns::host().unwrap()).unwrap();
         let all = asking.all().unwrap();
         let lo = all.iter().find(|one| one.index == 1).unwrap();
         assert_eq!(

@@ -44,6 +44,7 @@ pub use error::KernelError;
 pub use events::{Event, Events};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
+pub use interfaces::addresses;
 pub use mtls_common::counters::{Hook, Outcome};
 pub use veths::VethGate;
 
@@ -185,7 +186,7 @@ impl Kernel {
         // last one, which gives it the daemon.
         self.workloads.prepare(enrolment)?;
         self.netns_links
-            .attach(cookie, enrolment.netns, program.as_fd())?;
+            .attach(cookie, enrolment.netns.as_fd(), program.as_fd())?;
         let gate = self.programs.iter().find(|it| it.hook == Hook::Veth);
         if let Some(gate) = gate {
             let program = gate.program.as_fd();

@@ -16,7 +16,7 @@ use super::interfaces::{Asking, Interface};
 use super::links::{self, Target};
 use super::sys::Map;
 use super::{host, programs, sys};
-use crate::netns;
+use crate::netns::Netns;
 
 /// Whether a workload has its gate, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,7 +99,7 @@ impl Veths {
     pub(super) fn arm(
         &mut self,
         cookie: u64,
-        netns: BorrowedFd<'_>,
+        netns: &Netns,
         program: BorrowedFd<'_>,
     ) -> Result<(), KernelError> {
         let state = match self.wanted {
@@ -132,7 +132,7 @@ impl Veths {
     fn try_arm(
         &self,
         cookie: u64,
-        netns: BorrowedFd<'_>,
+        netns: &Netns,
         program: BorrowedFd<'_>,
     ) -> Result<VethGate, KernelError> {
         if !host::has_tcx() {
@@ -284,9 +284,9 @@ struct Gate {
 }
 
 /// The node's ends of a namespace's veths.
-fn ends(netns: BorrowedFd<'_>) -> io::Result<Vec<Interface>> {
-    let here = Asking::open()?;
-    let inside = netns::within(netns, Asking::open)?.all()?;
+fn ends(netns: &Netns) -> io::Result<Vec<Interface>> {
+    let here = Asking::about(&Netns::host()?)?;
+    let inside = Asking::about(netns)?.all()?;
     let mut ends = Vec::new();
     for interface in inside.iter().filter(|one| one.kind == "veth") {
         let Some(peer) = interface.peer else { continue };

@@ -86,6 +86,10 @@ impl Node {
     pub fn look(&self) {
         self.look_at_policies();
         self.reconcile();
+        let workloads = self.workloads.borrow();
+        let netns = workloads.values().filter_map(Enrolled::netns);
+        netns.for_each(Netns::tidy);
+        drop(workloads);
         self.mend_hooks();
     }
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::config::{self, Connect, Mode, Place};
-use crate::kernel::{Enrolment, FoundAt, ListenerKind};
+use crate::kernel::{self, Enrolment, FoundAt, ListenerKind};
 use crate::locate::Located;
-use crate::netns::{self, Cookie, Family, Netns};
+use crate::netns::{Cookie, Family, Netns};
 use crate::reason::Reason;
 use crate::worker::Command;
 use crate::workload::Workload;
@@ -250,7 +250,7 @@ impl Node {
         };
         let enrolment = Enrolment {
             cookie,
-            netns: netns.as_fd(),
+            netns,
             found_at: self.found_at(wanted),
             cgroup_id,
             addresses: addresses.clone(),
@@ -317,14 +317,14 @@ impl Node {
 
 /// A listener of each kind.
 fn listen(netns: &Netns) -> Result<Vec<(ListenerKind, TcpListener)>, Fault> {
-    let made = netns.sockets(|| {
+    let listen = || {
         let mut made = Vec::new();
         for kind in ListenerKind::ALL {
             let family = match kind.is_v4() {
                 true => Family::V4,
                 false => Family::V6,
             };
-            match netns::loopback_listener(family) {
+            match netns.loopback_listener(family) {
                 Ok(listener) => made.push((kind, TcpListener::from(listener))),
                 // A namespace without IPv6 has no v6 connections; the empty
                 // slots would refuse them.
@@ -333,8 +333,8 @@ fn listen(netns: &Netns) -> Result<Vec<(ListenerKind, TcpListener)>, Fault> {
             }
         }
         Ok(made)
-    });
-    made.map_err(|error| {
+    };
+    listen().map_err(|error| {
         let what = format!("listening on the workload's loopback: {error}");
         Fault::new(Reason::AttachFailed, what)
     })
@@ -351,7 +351,7 @@ fn own_addresses(
     wanted: &config::Workload,
     netns: &Netns,
 ) -> Result<(Vec<IpAddr>, Option<Fault>), Fault> {
-    let assigned = netns.addresses().map_err(|error| {
+    let assigned = kernel::addresses(netns).map_err(|error| {
         Fault::new(
             Reason::Internal,
             format!("reading the namespace's addresses: {error}"),

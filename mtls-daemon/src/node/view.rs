@@ -15,7 +15,7 @@ use crate::admin::view::{
 use crate::config::{Config, Mode, Place, Workload};
 use crate::flow::Snapshot;
 use crate::identity::{Revocation, Svid, TrustBundle};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::kubernetes;
 use crate::locate::locate;
 use crate::metrics::{Direction, HookCount, HookState, KernelFigures, MapUsage};
@@ -257,7 +257,7 @@ impl Node {
         let addresses = if request.addresses.is_empty() {
             let located = locate(&request.place, &self.cgroup2)
                 .map_err(|error| refuse(Reason::PlaceNotFound, error.to_string()))?;
-            let assigned = Netns::open(&located.netns).and_then(|netns| netns.addresses());
+            let assigned = Netns::open(&located.netns).and_then(|netns| kernel::addresses(&netns));
             let assigned = assigned.map_err(|error| {
                 refuse(
                     Reason::PlaceNotFound,

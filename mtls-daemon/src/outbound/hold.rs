@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use crate::addr::OriginalDst;
 use crate::flow::Flow;
 use crate::metrics::{HeldConnect, Limit};
-use crate::netns;
 use crate::reason::Reason;
 use crate::refused::Refused;
 use crate::workload::Workload;
@@ -140,8 +139,8 @@ impl Held {
 
     /// What cannot be sent is asked for again in a second, with the next SYN.
     fn answer(&self, packet: &Packet) {
-        let send = || netns::send_raw(packet.as_bytes(), packet.to());
-        if let Err(error) = self.workload.netns.sockets(send) {
+        let sent = (self.workload.netns).send_raw(packet.as_bytes(), packet.to());
+        if let Err(error) = sent {
             tracing::warn!(workload = %self.workload.name, %error, "answering a connect()");
         }
     }

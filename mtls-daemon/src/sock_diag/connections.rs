@@ -57,7 +57,7 @@ pub fn cut(netns: &Netns, is_to_end: impl Fn(&TcpSocket, &Sockets) -> bool) -> i
 fn sockets(netns: &Netns) -> io::Result<Sockets> {
     let mut all = Sockets::default();
     for family in [AF_INET, AF_INET6] {
-        let socket = netns.sockets(netlink)?;
+        let socket = netns.socket(Kind::SockDiag)?;
         let all_that_live = Request {
             kind: SOCK_DIAG_BY_FAMILY,
             flags: NLM_F_DUMP,
@@ -79,7 +79,7 @@ fn sockets(netns: &Netns) -> io::Result<Sockets> {
 
 /// How many have ended, and whether the kernel refused to end one.
 fn destroy(netns: &Netns, sockets: &[TcpSocket]) -> io::Result<(usize, bool)> {
-    let netlink = netns.sockets(netlink)?;
+    let netlink = netns.socket(Kind::SockDiag)?;
     let (mut ended, mut refused) = (0, false);
     for &TcpSocket { family, ref id, .. } in sockets {
         let this_one = Request {

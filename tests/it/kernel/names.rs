@@ -91,7 +91,7 @@ fn bound(netns: &Netns, app: SocketAddr, client: SocketAddr) -> io::Result<(Sock
         SocketAddr::V4(_) => IpAddr::V4(dial_address(client.ip(), 0)),
         SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
-    let socket = netns.sockets(|| netns::stream(netns::domain(from)))?;
+    let socket = netns.stream(netns::Family::of(from))?;
     socket.set_reuse_address(true)?;
     // Any port: the name carries the client's.
     socket.bind(&SocketAddr::new(from, 0).into())?;

@@ -292,11 +292,7 @@ fn kernel_keeps_workloads_apart() -> Result {
             let netns = Netns::open(pod.netns().path()).doing(|| "opening a pod's namespace")?;
             let slots = stage.enrol_only(&pod, &netns, |enrolment| enrolment.spread = 3)?;
             let listeners: Vec<_> = (0..3)
-                .map(|_| {
-                    netns.sockets(|| {
-                        mtls_daemon::netns::loopback_listener(mtls_daemon::netns::Family::V4)
-                    })
-                })
+                .map(|_| netns.loopback_listener(mtls_daemon::netns::Family::V4))
                 .collect::<std::io::Result<_>>()
                 .doing(|| "listening")?;
             for (nth, listener) in (0..3).zip(&listeners).rev() {

@@ -130,7 +130,7 @@ impl Stage {
     ) -> Result<Slots> {
         let mut enrolment = Enrolment {
             cookie: netns.cookie().0,
-            netns: netns.as_fd(),
+            netns,
             found_at: FoundAt::BESIDE,
             cgroup_id: Some(pod.cgroup().id()?),
             addresses: pod.addresses().to_vec(),
@@ -312,7 +312,7 @@ impl Post {
             };
             let listener = self
                 .netns
-                .sockets(|| netns::loopback_listener(family))
+                .loopback_listener(family)
                 .doing(|| "listening in a pod")?;
             stage
                 .kernel()

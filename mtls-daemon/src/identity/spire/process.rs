@@ -4,7 +4,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,13 +14,14 @@ use tokio::io::unix::AsyncFd;
 use crate::cgroup2;
 use crate::config::Place;
 use crate::locate::{LocateError, locate};
+use crate::netns::{self, FileId};
 
 /// A process that runs in a workload's network namespace.
 pub(super) struct Process {
     pid: u32,
     /// Readable once the process has ended.
     pidfd: AsyncFd<OwnedFd>,
-    netns: Inode,
+    netns: FileId,
 }
 
 #[derive(Debug, Error)]
@@ -36,10 +36,6 @@ pub(super) enum ProcessError {
     None,
 }
 
-/// Tells network namespaces apart, as long as one holds on to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Inode(u64, u64);
-
 impl Process {
     /// The oldest one at `place`: whoever came later may be a visitor, such as
     /// a shell that somebody opened there.
@@ -53,7 +49,7 @@ impl Process {
             .ok_or(ProcessError::None)
     }
 
-    fn open(pid: u32, netns: Inode) -> Option<Self> {
+    fn open(pid: u32, netns: FileId) -> Option<Self> {
         let pidfd = watched(pidfd_open(pid).ok()?).ok()?;
         let process = Self { pid, pidfd, netns };
         // Looked at under the pidfd: before, it could have been another one.
@@ -88,13 +84,13 @@ impl Process {
 }
 
 /// The namespace at `place`, and the processes in it, oldest first.
-fn candidates(place: &Place) -> Result<(Inode, Vec<u32>), ProcessError> {
+fn candidates(place: &Place) -> Result<(FileId, Vec<u32>), ProcessError> {
     let located = locate(place, &cgroup2::mount()?)?;
     let reading = |path: &Path| {
         let path = path.display().to_string();
         |error| ProcessError::Read(path, error)
     };
-    let netns = inode(&located.netns).map_err(reading(&located.netns))?;
+    let netns = netns::look(&located.netns).map_err(reading(&located.netns))?;
     let proc = Path::new("/proc");
     let entries = std::fs::read_dir(proc).map_err(reading(proc))?;
     let mut found: Vec<(u64, u32)> = entries
@@ -107,13 +103,8 @@ fn candidates(place: &Place) -> Result<(Inode, Vec<u32>), ProcessError> {
     Ok((netns, found.into_iter().map(|(_, pid)| pid).collect()))
 }
 
-fn is_in(pid: u32, netns: Inode) -> bool {
-    inode(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|own| own == netns)
-}
-
-fn inode(path: &Path) -> io::Result<Inode> {
-    let about = std::fs::metadata(path)?;
-    Ok(Inode(about.dev(), about.ino()))
+fn is_in(pid: u32, netns: FileId) -> bool {
+    netns::look(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|own| own == netns)
 }
 
 /// When it started, in ticks since the machine did: field 22 of proc(5)'s stat.
@@ -152,10 +143,13 @@ mod tests {
             .arg("600")
             .spawn()
             .unwrap();
-        let own = inode(Path::new("/proc/self/ns/net")).unwrap();
+        let own = netns::look(Path::new("/proc/self/ns/net")).unwrap();
         let process = Process::open(child.id(), own).unwrap();
         assert!(process.is_there());
-        let elsewhere = Inode(own.0, own.1 + 1);
+        let elsewhere = FileId {
+            inode: own.inode + 1,
+            ..own
+        };
         assert!(Process::open(child.id(), elsewhere).is_none());
         child.kill().unwrap();
         process.ended().await;
