@@ -10,7 +10,7 @@ use crate::command;
 use crate::failure::{Result, While};
 use crate::setup::{self, Need, components, envoy};
 
-/// `words`: a filter and whatever else `cargo test` takes.
+/// `words`: filters, and then whatever else `cargo test` takes.
 pub(crate) fn run(words: &[&str]) -> Result {
     setup::run(&[
         Need::Build,
@@ -23,10 +23,17 @@ pub(crate) fn run(words: &[&str]) -> Result {
     build::run(Profile::Dev)?;
     let app = build::test_program("mtls-test-app", Profile::Dev)?;
     raise_descriptor_limit()?;
+    let filters = words.iter().take_while(|word| !word.starts_with('-'));
+    let (filters, options) = words.split_at(filters.count());
     let mut cargo = command::cargo();
     cargo
         .args(["test", "--workspace", "--no-fail-fast"])
-        .args(words);
+        .args(options);
+    // Cargo itself takes one filter at most.
+    if !options.contains(&"--") {
+        cargo.arg("--");
+    }
+    cargo.args(filters);
     let (authorities, cluster) = (components::authorities()?, components::cluster()?);
     cargo
         .env("MTLS_TEST_ENVOY", envoy::ready()?)
