@@ -21,7 +21,7 @@ const fn room(name: &'static str, modules: &'static str) -> Room {
 const FLOORS: &[&[Room]] = &[
     &[room(
         "leaves",
-        "addr cgroup2 clock heartbeat memory netns reason refused rights sock_diag spiffe trace turns metrics access_log",
+        "addr cgroup2 clock heartbeat memory rights netns reason refused sock_diag spiffe trace turns metrics access_log",
     )],
     &[room(
         "facts",
