@@ -103,6 +103,11 @@ const CLAIMS: &[Row] = &[
         &["secrets.rs#secrets"],
         "None in logs, metrics, answers, core dumps.",
     ),
+    row(
+        "Who reads what strangers send can neither enter a network namespace nor look into a process.",
+        &["own_rights.rs#own_rights"],
+        "Each thread's capabilities are looked at; a helper has the two that it takes.",
+    ),
 ];
 
 /// In the order of the field's own list of cases.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use mtls_common::maps::{

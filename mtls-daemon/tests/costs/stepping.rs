@@ -2,7 +2,7 @@
 //! virtual machines: a child is run one instruction at a time.
 
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::ptrace;
@@ -24,7 +24,8 @@ pub(crate) fn enter() {
     // there is none.
     ptrace::traceme().unwrap();
     // A line of its own: the harness writes to the same place.
-    println!("\nstepped {}", gettid());
+    let mut said = io::stdout();
+    writeln!(said, "\nstepped {}", gettid()).unwrap();
     raise(Signal::SIGSTOP).unwrap();
 }
 

@@ -12,6 +12,11 @@ pub(super) const FAULTS: &[Row] = &[
         "resets; traffic again as soon as it runs",
     ),
     row(
+        "The helper that enters network namespaces is killed",
+        &["own_rights.rs#own_rights"],
+        "the daemon ends at once and says so; refused until the next one runs",
+    ),
+    row(
         "Restart under load",
         &["daemon_restarted_under_load.rs#daemon_restarted_under_load"],
         "no wrong byte, no silent end",
