@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::addr::OriginalDst;
-use crate::config::{Config, ForeignPastExpiry, Limits, Outside, Workload};
+use crate::config::{AuthorizationPolicy, Config, ForeignPastExpiry, Limits, Outside, Workload};
 use crate::directory::{Cluster, Destination, Directory};
 use crate::policy::{Modes, Rules};
 use crate::spiffe::SpiffeId;
@@ -43,6 +43,15 @@ impl Facts {
             tunnel_port: config.network.tunnel_port,
             access_log: config.log.access,
         }
+    }
+
+    /// And by these policies, besides the configuration's.
+    #[must_use]
+    pub fn guarded_by(mut self, policies: &[AuthorizationPolicy]) -> Self {
+        if !policies.is_empty() {
+            self.rules = Arc::new(self.rules.and(policies));
+        }
+        self
     }
 
     /// With the rules and modes of `before`, if they say the same: whoever holds

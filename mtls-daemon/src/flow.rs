@@ -78,7 +78,7 @@ impl Flow {
             self.workload.target(),
             self.peer.as_ref(),
             client,
-            self.original_dst.0.port(),
+            self.original_dst.0,
         ))
     }
 

@@ -72,6 +72,7 @@ mod enrolled_by_hand;
 mod issuer_ended;
 mod kubernetes;
 mod kubernetes_outside;
+mod kubernetes_policies;
 mod nameless;
 mod peer_unreachable;
 mod secrets;

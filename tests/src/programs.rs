@@ -67,6 +67,11 @@ pub fn helm() -> Result<PathBuf> {
     component("helm", "MTLS_TEST_HELM", "helm")
 }
 
+/// What the objects of Istio's API look like.
+pub fn istio_definitions() -> Result<PathBuf> {
+    component("istio", "MTLS_TEST_ISTIO", "customresourcedefinitions.yaml")
+}
+
 /// A file of what nodes run their containers with, by its path in a root.
 pub fn container_runtime(path: &str) -> Result<PathBuf> {
     component("container-runtime", "MTLS_TEST_CONTAINER_RUNTIME", path)

@@ -57,6 +57,7 @@ const CLAIMS: &[Row] = &[
         &[
             "policy.rs#policy",
             "policy_agrees.rs#policy_test_says_what_happens",
+            "kubernetes_policies.rs#kubernetes_policies",
         ],
         "Refused or cut with `not_authorised` within a second of the change.",
     ),
@@ -332,7 +333,11 @@ const ATTACKS: &[Row] = &[
     ),
     row(
         "A policy is tightened, or a peer revoked, on an open connection",
-        &["policy.rs#policy", "revocation.rs#revoked_peer"],
+        &[
+            "policy.rs#policy",
+            "kubernetes_policies.rs#kubernetes_policies",
+            "revocation.rs#revoked_peer",
+        ],
         "reset",
     ),
     row(

@@ -16,14 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::readiness::{self, Verdict};
+use crate::kubernetes::Standing;
 use crate::log;
 use crate::metrics::{self, NextUpdate, NodeFigures};
 use crate::spiffe::TrustDomain;
 
 use super::Desk;
 use super::door::Limits;
-use super::strict::{Standing, StrictReadiness};
-use super::view::{CertificateStatus, RevocationStatus, RootStatus, WorkloadState};
+use super::strict::{Standing as StrictStanding, StrictReadiness};
+use super::view::{CertificateStatus, ClusterStatus, RevocationStatus, RootStatus, WorkloadState};
 
 pub(super) const LIMITS: Limits = Limits {
     most: 32,
@@ -95,6 +96,7 @@ impl Desk {
             heartbeats: self.heartbeats.ages(),
             log_lines_dropped: log::dropped(),
             strict_losses: strict_losses(&self.view.strict_readiness()),
+            policies: policies(status.cluster.as_ref()),
             roots_end: roots_end(&all.roots),
             sources: sources(&all.certificates),
             crls: status.revocation.iter().flat_map(next_updates).collect(),
@@ -105,10 +107,19 @@ impl Desk {
 
 /// Of workloads whose connections in clear the daemon sees.
 fn strict_losses(all: &[StrictReadiness]) -> BTreeMap<String, usize> {
-    let watched = all.iter().filter(|one| one.standing != Standing::Unwatched);
+    let watched = all
+        .iter()
+        .filter(|one| one.standing != StrictStanding::Unwatched);
     watched
         .map(|one| (one.workload.clone(), one.losses.len()))
         .collect()
+}
+
+fn policies(cluster: Option<&ClusterStatus>) -> Vec<(&'static str, usize)> {
+    let all = cluster.map_or(&[][..], |cluster| &cluster.policies);
+    let count = |standing| all.iter().filter(|it| it.standing == standing).count();
+    let standings = Standing::ALL.into_iter();
+    standings.map(|it| (it.word(), count(it))).collect()
 }
 
 fn roots_end(roots: &[RootStatus]) -> BTreeMap<TrustDomain, SystemTime> {

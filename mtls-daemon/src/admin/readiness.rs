@@ -228,6 +228,7 @@ mod tests {
         let cluster = |known, error: Option<&str>| ClusterStatus {
             known,
             pods: 0,
+            policies: Vec::new(),
             error: error.map(str::to_owned),
         };
         status.cluster = Some(cluster(false, Some("connection refused")));

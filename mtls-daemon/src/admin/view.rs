@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
+use crate::kubernetes::Standing;
 use crate::metrics::{HookState, KernelFigures};
 use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
@@ -85,8 +86,21 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Pods of this node that have a network namespace of their own.
     pub pods: usize,
+    /// AuthorizationPolicies that select one of them.
+    #[serde(default)]
+    pub policies: Vec<PolicyStatus>,
     /// Why it does not tell of changes.
     pub error: Option<String>,
+}
+
+/// How an AuthorizationPolicy of the cluster is taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// NAMESPACE/NAME
+    pub name: String,
+    pub standing: Standing,
+    /// What of it is not judged as it is written.
+    pub complaints: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -41,6 +41,11 @@ fn offline(config: &Path, question: &Question, output: Output) -> Exit {
     for warning in loaded.warnings.lines() {
         complain(&format!("warning: {warning}"));
     }
+    if loaded.config.kubernetes.is_some() {
+        complain(
+            "warning: this is by files alone: the running daemon knows the cluster's policies",
+        );
+    }
     let rules = Rules::new(loaded.config.authorization.clone());
     let modes = Modes::new(&loaded.config, &[]);
     let explanation = match question.ask(&modes, &rules, &loaded.config, &[]) {

@@ -81,7 +81,11 @@ fn show(reply: &StatusReply) -> String {
             true => format!("known, {} on this node", count(cluster.pods, "pod")),
             false => "not known yet".to_owned(),
         };
-        let _ = writeln!(out, "cluster  {known}");
+        let policies = match cluster.policies.len() {
+            0 => String::new(),
+            some => format!(", {some} AuthorizationPolicies for them"),
+        };
+        let _ = writeln!(out, "cluster  {known}{policies}");
     }
     if !status.workloads.is_empty() {
         out.push('\n');
@@ -185,6 +189,11 @@ fn problems(reply: &StatusReply, out: &mut String) {
             "network namespace {inode} is at no workload's place any more: refused"
         ));
         lines.push("  `lsns -t net` shows what runs there; see docs/operations.md".to_owned());
+    }
+    for policy in reply.status.cluster.iter().flat_map(|it| &it.policies) {
+        let name = &policy.name;
+        let told = policy.complaints.iter();
+        lines.extend(told.map(|it| format!("AuthorizationPolicy {name}: {it}")));
     }
     if let Some(error) = &reply.status.config.reload_error {
         lines.push(

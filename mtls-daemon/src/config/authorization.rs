@@ -9,12 +9,14 @@ mod pattern;
 mod read;
 mod warn;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 pub use pattern::Pattern;
+pub use read::principal;
 pub(super) use read::{beyond_l4, read, unique};
 pub(super) use warn::warn;
 
@@ -44,6 +46,8 @@ pub enum Action {
 pub enum Scope {
     All,
     Any(Vec<Selected>),
+    /// Pods that an object of the cluster selects, as NAMESPACE/POD.
+    Pods(BTreeSet<String>),
 }
 
 /// One item of `workloads`.
@@ -55,15 +59,35 @@ pub enum Selected {
     Id(Pattern),
 }
 
-/// It matches if one of `from` does and one of `to`; an empty list is whoever,
-/// and whatever.
+/// It matches if one of `from` does, one of `to`, and all of `when`; an empty
+/// list is whoever, and whatever.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// `NAME[2]`: what the access log and the metrics call it.
     pub label: Arc<str>,
     pub from: Vec<Source>,
     pub to: Vec<Operation>,
+    /// Only objects of the cluster have it.
+    pub when: Vec<Condition>,
     pub written: Written,
+}
+
+/// What `when` asks besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Its key, as Istio calls it.
+    pub key: &'static str,
+    pub holds: Holds,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    From(Source),
+    To(Operation),
+    /// The workload's address is in one of the first, and in none of the others.
+    At(Vec<IpNet>, Vec<IpNet>),
+    /// It cannot be judged here.
+    Never,
 }
 
 /// Where a connection comes from: every list that is not empty must agree.
@@ -89,11 +113,27 @@ pub struct Operation {
 /// Where something stands. Two things that say the same are equal, wherever
 /// they stand.
 #[derive(Clone, Debug)]
-pub struct Written {
-    pub file: Arc<str>,
-    pub line: usize,
-    /// In a file of `policy.directory`, and not in the configuration itself.
-    pub in_directory: bool,
+pub enum Written {
+    File {
+        file: Arc<str>,
+        line: usize,
+        /// One of `policy.directory`, and not the configuration itself.
+        in_directory: bool,
+    },
+    /// An object of the cluster, by its kind and name.
+    Object(Arc<str>),
+}
+
+impl Written {
+    pub(super) fn in_directory(&self) -> bool {
+        matches!(
+            self,
+            Self::File {
+                in_directory: true,
+                ..
+            }
+        )
+    }
 }
 
 impl PartialEq for Written {
@@ -104,7 +144,10 @@ impl PartialEq for Written {
 
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
+        match self {
+            Self::File { file, line, .. } => write!(f, "{file}:{line}"),
+            Self::Object(object) => f.write_str(object),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl Config {
     /// With what stands in `policy.directory` now, in place of what stood there.
     pub fn with_policy_directory(mut self) -> Result<Loaded, Mistakes> {
         self.authorization
-            .retain(|policy| !policy.written.in_directory);
+            .retain(|policy| !policy.written.in_directory());
         let mut warnings = Mistakes::default();
         let Some(directory) = self.policy.directory.clone() else {
             return Ok(Loaded {

@@ -3,6 +3,7 @@
 
 mod authorization;
 mod directory;
+mod kubernetes;
 mod sources;
 
 use std::fmt::{Display, Write as _};
@@ -11,13 +12,14 @@ use std::time::Duration;
 
 use authorization::{authorization_blocks, policy_block};
 use directory::{peer_block, service_block, workload_blocks};
+use kubernetes::kubernetes_block;
 use sources::source_block;
 
 use super::keys::{Applies, Fallback, Key, Section};
 use super::units::{show_duration, show_size};
 use super::{
-    Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Kubernetes, Limits,
-    Log, LogFormat, Metrics, Mode, Network, Node, Outside, Udp, Unknown, VethGate,
+    Admin, Config, Crl, FederatedBundle, ForeignPastExpiry, Identity, Kernel, Limits, Log,
+    LogFormat, Metrics, Mode, Network, Node, Outside, Udp, Unknown, VethGate,
 };
 
 /// One table of the file.
@@ -35,7 +37,7 @@ pub fn effective(config: &Config) -> String {
     let mut of_file = config.clone();
     of_file
         .authorization
-        .retain(|policy| !policy.written.in_directory);
+        .retain(|policy| !policy.written.in_directory());
     let mut out = String::new();
     for block in blocks(&of_file) {
         if !block.section.path.is_empty() {
@@ -176,31 +178,6 @@ fn kernel_block(kernel: &Kernel) -> Block {
             ("cgroup", cgroup),
             ("pins", path(pins)),
             ("veth_gate", text(veth_gate)),
-        ],
-    )
-}
-
-fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
-    let Kubernetes {
-        node,
-        kubeconfig,
-        spiffe_path,
-        label_prefix,
-        mode,
-        kubelet_cgroup,
-        state,
-    } = kubernetes;
-    block(
-        "kubernetes",
-        None,
-        [
-            ("node_name", text(node)),
-            ("kubeconfig", kubeconfig.as_deref().and_then(path)),
-            ("spiffe_path", text(spiffe_path)),
-            ("label_prefix", text(label_prefix)),
-            ("mode", text(mode)),
-            ("kubelet_cgroup", kubelet_cgroup.as_deref().and_then(path)),
-            ("state", path(state)),
         ],
     )
 }

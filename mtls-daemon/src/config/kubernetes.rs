@@ -29,8 +29,18 @@ pub struct Kubernetes {
     pub mode: Mode,
     /// Whose probes come in. `None`: nobody's. Restart.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// Whether AuthorizationPolicies of Istio's API are in force. Restart.
+    pub istio_policies: IstioPolicies,
+    /// Whose policies speak of all namespaces. Restart.
+    pub istio_root_namespace: String,
     /// Where what is known of the cluster is saved for the next start. Restart.
     pub state: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IstioPolicies {
+    Read,
+    Ignore,
 }
 
 /// The path of a SPIFFE ID with `{namespace}` and `{service_account}` in it.
@@ -53,6 +63,8 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
     let label_prefix = part.get("label_prefix");
     let mode = part.get::<Mode>("mode");
     let kubelet_cgroup = part.get("kubelet_cgroup");
+    let istio_policies = part.get("istio_policies");
+    let istio_root_namespace = part.get("istio_root_namespace");
     let state = part.get("state");
     Some(Kubernetes {
         node: name?,
@@ -61,6 +73,8 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
         label_prefix: label_prefix?,
         mode: mode?,
         kubelet_cgroup,
+        istio_policies: istio_policies?,
+        istio_root_namespace: istio_root_namespace?,
         state: state?,
     })
 }
@@ -68,6 +82,11 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
 impl IdTemplate {
     const NAMESPACE: &str = "{namespace}";
     const SERVICE_ACCOUNT: &str = "{service_account}";
+
+    /// Where Istio has namespace and account, and no other place.
+    pub fn is_as_istios(&self) -> bool {
+        self.0 == "/ns/{namespace}/sa/{service_account}"
+    }
 
     /// A template whose identities are valid, whatever a cluster calls things.
     pub fn parse(text: &str) -> Result<Self, SpiffeError> {

@@ -32,14 +32,14 @@ use serde::{Deserialize, Serialize};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 pub use authorization::{
-    Action, AuthorizationPolicy, Operation, Pattern, Rule, Scope, Selected, Source as RuleSource,
-    Written,
+    Action, AuthorizationPolicy, Condition, Holds, Operation, Pattern, Rule, Scope, Selected,
+    Source as RuleSource, Written, principal,
 };
 pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
 pub use directory::Stamp;
 pub use document::{example, markdown};
 pub use effective::effective;
-pub use kubernetes::{IdTemplate, Kubernetes};
+pub use kubernetes::{IdTemplate, IstioPolicies, Kubernetes};
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 pub use port_mode::PortMode;

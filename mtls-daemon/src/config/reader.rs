@@ -198,7 +198,7 @@ impl<'r> Part<'r> {
     }
 
     pub(super) fn written(&self, at: Range<usize>) -> Written {
-        Written {
+        Written::File {
             file: Arc::clone(&self.reader.name),
             line: place_of(self.reader.text, at.start).line,
             in_directory: self.reader.in_directory,

@@ -14,8 +14,8 @@ use super::keys::Shape;
 use super::mistakes::{Complaint, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{
-    Connect, CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, LogFormat, Mode, Outside, SelectedBy,
-    Selector, ServerUrl, ServicePort, Udp, Unknown, VethGate,
+    Connect, CrlDepth, CrlPolicy, FileUrl, ForeignPastExpiry, IstioPolicies, LogFormat, Mode,
+    Outside, SelectedBy, Selector, ServerUrl, ServicePort, Udp, Unknown, VethGate,
 };
 
 /// A type that the reader can make of a TOML value of some shape. What is
@@ -463,6 +463,7 @@ choices! {
     SelectedBy { "name" => Name, "pid" => Pid, }
     Udp { "pass" => Pass, "refuse" => Refuse, }
     VethGate { "on" => On, "off" => Off, }
+    IstioPolicies { "read" => Read, "ignore" => Ignore, }
     ForeignPastExpiry { "cut" => Cut, "keep" => Keep, }
     CrlPolicy { "hard" => Hard, "soft" => Soft, }
     CrlDepth { "chain" => Chain, "leaf" => Leaf, }

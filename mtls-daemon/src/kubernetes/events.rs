@@ -1,5 +1,5 @@
-//! Events on pods, for those who ask the API server why a pod is not, or not
-//! any more, what they think.
+//! Events on pods and policies, for those who ask the API server why one is
+//! not, or not any more, what they think.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::sock_diag::Cut;
 
 use super::pods::Unfit;
+use super::policies::{Note, Standing};
 use super::services::PodRef;
 use super::watch;
 
@@ -58,7 +59,8 @@ impl Events {
         for Unfit { pod, why, .. } in unfit {
             if self.unfit.insert(pod.uid.clone()) {
                 let note = format!("Its connections are not protected: {why}");
-                self.tell(pod, EventType::Warning, "NotEnrolled", note);
+                let kind = EventType::Warning;
+                self.tell(reference(pod), kind, "Enrol", "NotEnrolled", note);
             }
         }
     }
@@ -78,25 +80,49 @@ impl Events {
                     .to_owned(),
             ),
         };
-        self.tell(pod, kind, reason, note);
+        self.tell(reference(pod), kind, "Enrol", reason, note);
     }
 
-    fn tell(&mut self, pod: &PodRef, kind: EventType, reason: &str, note: String) {
+    pub(super) fn policy(&mut self, note: &Note, complaint: &str) {
+        let reason = match note.standing {
+            Standing::Whole | Standing::InPart => "StricterThanWritten",
+            Standing::PassedOver => "PassedOver",
+            Standing::Unreadable => "Unreadable",
+        };
+        let (object, complaint) = (note.object.clone(), complaint.to_owned());
+        self.tell(object, EventType::Warning, "Enforce", reason, complaint);
+    }
+
+    fn tell(
+        &mut self,
+        object: ObjectReference,
+        kind: EventType,
+        action: &str,
+        reason: &str,
+        note: String,
+    ) {
         if !self.allowance.take(Instant::now()) {
-            let pod = format!("{}/{}", pod.namespace, pod.name);
-            tracing::info!(pod, reason, note, "too many Events: this one is only here");
+            let (kind, namespace, name) = (object.kind, object.namespace, object.name);
+            tracing::info!(
+                kind,
+                namespace,
+                name,
+                reason,
+                note,
+                "too many Events: this one is only here"
+            );
             return;
         }
         let event = Event {
             type_: kind,
             reason: reason.to_owned(),
             note: Some(note),
-            action: "Enrol".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
-        let (recorder, pod) = (self.recorder.clone(), reference(pod));
+        let recorder = self.recorder.clone();
         self.under_way.spawn_local(async move {
-            match timeout(WITHIN, recorder.publish(&event, &pod)).await {
+            match timeout(WITHIN, recorder.publish(&event, &object)).await {
                 Ok(published) => published.map_err(|error| watch::root_cause(&error)),
                 Err(_elapsed) => Err(format!("no answer within {WITHIN:?}")),
             }
@@ -112,7 +138,7 @@ impl Events {
         if let (Err(error), false) = (&told, self.failed) {
             tracing::warn!(
                 error,
-                "the API server takes no Events of pods: let the daemon's account create and patch events.k8s.io"
+                "the API server takes no Events: let the daemon's account create and patch events.k8s.io"
             );
         }
         self.failed = told.is_err();

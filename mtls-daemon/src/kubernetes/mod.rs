@@ -5,9 +5,11 @@
 //! snapshot. While it is away the last snapshot stands.
 
 mod ask;
+mod crd;
 mod events;
 mod kept;
 mod pods;
+mod policies;
 mod probes;
 mod saved;
 mod services;
@@ -30,19 +32,21 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch as latest};
-use tokio::task::{JoinSet, spawn_local};
+use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, IstioPolicies};
 use crate::directory::{Cluster, Who};
 use crate::locate;
 
 use events::Events;
 pub use events::Notice;
 pub use pods::{Rules, Unfit};
+pub use policies::{Note, Policies, Standing};
 use saved::{Saved, SavedError, Saver};
 pub use services::PodRef;
 use store::{News, NotKnown, Store};
+use watch::Missing::{IsEmpty, IsTrouble};
 use watch::Told;
 
 /// What this node knows of its cluster.
@@ -59,6 +63,8 @@ pub struct Snapshot {
     pub workloads: Vec<config::Workload>,
     /// And those that cannot be enrolled, though they should.
     pub unfit: Vec<Unfit>,
+    /// Who may call them, by objects of the cluster.
+    pub policies: Arc<Policies>,
 }
 
 /// What the rest of the daemon has to say here.
@@ -107,9 +113,12 @@ pub async fn start(
         label_prefix: kubernetes.label_prefix.clone(),
         mode: kubernetes.mode,
         source: config.identity.source.clone(),
+        policies: kubernetes.istio_policies == IstioPolicies::Read,
+        root_namespace: kubernetes.istio_root_namespace.clone(),
     };
     let (sender, snapshots) = latest::channel(Arc::default());
-    let told = watch_everything(&client, &rules.node);
+    let (tell, told) = mpsc::channel(256);
+    watch_everything(&client, &rules, &tell);
     let saved = Saved(kubernetes.state.clone());
     let store = from_disk(&saved, &rules, cgroup2).unwrap_or_else(|error| {
         tracing::warn!(%error, "the state on disk is not used, and written anew: until the API server has answered nothing is known of the cluster");
@@ -117,6 +126,9 @@ pub async fn start(
     });
     let mut observer = Observer {
         events: Events::new(client.clone(), &rules.node),
+        tell,
+        policies_watched: None,
+        noted: HashSet::new(),
         store: store.unwrap_or_else(|| Store::new(rules)),
         client,
         saver: Saver::new(saved, Instant::now()),
@@ -124,6 +136,7 @@ pub async fn start(
         asked: HashSet::new(),
         sender,
     };
+    observer.watch_policies();
     observer.publish();
     spawn_local(observer.run(told, node));
     Ok(snapshots)
@@ -162,19 +175,26 @@ async fn client(kubernetes: &config::Kubernetes) -> Result<Client, KubernetesErr
     Client::try_from(config).map_err(|error| KubernetesError::Client(watch::root_cause(&error)))
 }
 
-fn watch_everything(client: &Client, node: &str) -> mpsc::Receiver<Told> {
-    let (told, heard) = mpsc::channel(256);
+fn watch_everything(client: &Client, rules: &Rules, tell: &mpsc::Sender<Told>) {
     let all = watcher::Config::default;
-    let own = all().fields(&format!("spec.nodeName={node}"));
+    let own = all().fields(&format!("spec.nodeName={}", rules.node));
     let of_services = all().labels("kubernetes.io/service-name");
-    let tell = || told.clone();
+    let tell = || tell.clone();
     let pods: Api<core::Pod> = Api::all(client.clone());
-    spawn_local(watch::objects("pods", pods, own, News::Pod, tell()));
+    spawn_local(watch::objects(
+        "pods",
+        pods,
+        own,
+        IsEmpty,
+        News::Pod,
+        tell(),
+    ));
     let namespaces: Api<PartialObjectMeta<core::Namespace>> = Api::all(client.clone());
     spawn_local(watch::objects(
         "namespaces",
         namespaces,
         all(),
+        IsEmpty,
         News::Namespace,
         tell(),
     ));
@@ -183,6 +203,7 @@ fn watch_everything(client: &Client, node: &str) -> mpsc::Receiver<Told> {
         "services",
         services,
         all(),
+        IsEmpty,
         News::Service,
         tell(),
     ));
@@ -191,20 +212,40 @@ fn watch_everything(client: &Client, node: &str) -> mpsc::Receiver<Told> {
         "endpointslices",
         slices,
         of_services,
+        IsEmpty,
         News::Slice,
         tell(),
     ));
     let nodes: Api<core::Node> = Api::all(client.clone());
-    spawn_local(watch::objects("nodes", nodes, all(), News::Node, tell()));
+    spawn_local(watch::objects(
+        "nodes",
+        nodes,
+        all(),
+        IsEmpty,
+        News::Node,
+        tell(),
+    ));
+    // An older API server has none of them.
     let cidrs: Api<networking::ServiceCIDR> = Api::all(client.clone());
     spawn_local(watch::objects(
         "servicecidrs",
         cidrs,
         all(),
+        IsEmpty,
         News::Networks,
         tell(),
     ));
-    heard
+    if rules.policies {
+        let definition = all().fields(&format!("metadata.name={}", crd::name()));
+        spawn_local(watch::objects(
+            "customresourcedefinitions",
+            crd::definitions(client),
+            definition,
+            IsEmpty,
+            News::Definition,
+            tell(),
+        ));
+    }
 }
 
 struct Observer {
@@ -216,6 +257,12 @@ struct Observer {
     troubles: BTreeMap<&'static str, String>,
     /// Addresses whose answer is on its way.
     asked: HashSet<IpAddr>,
+    /// To ourselves, from the watches.
+    tell: mpsc::Sender<Told>,
+    /// The version of their API, and who watches it.
+    policies_watched: Option<(String, AbortHandle)>,
+    /// What of policies was complained of already.
+    noted: HashSet<(String, String)>,
     sender: latest::Sender<Arc<Snapshot>>,
 }
 
@@ -277,7 +324,13 @@ impl Observer {
 
     fn heed(&mut self, told: Told) -> bool {
         match told {
-            Told::News(news) => self.store.heed(news),
+            Told::News(news) => {
+                let changed = self.store.heed(news);
+                self.watch_policies();
+                changed
+            }
+            // Of a watch that was stopped meanwhile.
+            Told::State(policies::PLURAL, _) if self.policies_watched.is_none() => false,
             Told::State(what, Ok(())) => {
                 let mended = self.troubles.remove(what).is_some();
                 if mended {
@@ -294,6 +347,38 @@ impl Observer {
                 new
             }
         }
+    }
+
+    /// Watches AuthorizationPolicies while they are served, and not a moment
+    /// longer: nobody asks again and again for what is not there.
+    fn watch_policies(&mut self) {
+        let served = self.store.served_policies();
+        if served
+            == self
+                .policies_watched
+                .as_ref()
+                .map(|(version, _)| version.as_str())
+        {
+            return;
+        }
+        if let Some((_, watching)) = self.policies_watched.take() {
+            watching.abort();
+            self.troubles.remove(policies::PLURAL);
+        }
+        let Some(version) = served else {
+            tracing::info!("the cluster has no AuthorizationPolicies any more");
+            return;
+        };
+        tracing::info!(version, "watching AuthorizationPolicies");
+        let watching = spawn_local(watch::objects(
+            policies::PLURAL,
+            crd::policies(&self.client, version),
+            watcher::Config::default(),
+            IsTrouble,
+            News::Policy,
+            self.tell.clone(),
+        ));
+        self.policies_watched = Some((version.to_owned(), watching.abort_handle()));
     }
 
     fn look_up(&self, address: IpAddr) -> impl Future<Output = Answer> + use<> {
@@ -345,7 +430,28 @@ impl Observer {
         let trouble = self.troubles.values().next().cloned();
         let snapshot = self.store.snapshot(trouble.or_else(|| self.told_before()));
         self.events.cannot_enrol(&snapshot.unfit);
+        self.complain(&snapshot.policies);
         self.sender.send_replace(Arc::new(snapshot));
+    }
+
+    /// Of what is not judged as it is written; once each.
+    fn complain(&mut self, policies: &Policies) {
+        let mut now = HashSet::new();
+        for note in &policies.notes {
+            for complaint in &note.complaints {
+                let told = (note.name.clone(), complaint.clone());
+                if !self.noted.contains(&told) {
+                    tracing::warn!(
+                        policy = note.name,
+                        complaint,
+                        "an AuthorizationPolicy is not in force as it is written"
+                    );
+                    self.events.policy(note, complaint);
+                }
+                now.insert(told);
+            }
+        }
+        self.noted = now;
     }
 
     /// What is known is no news of the API server's.

@@ -12,6 +12,7 @@ use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source}
 use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+use super::policies::Candidate;
 use super::services::PodRef;
 
 use super::probes;
@@ -28,6 +29,9 @@ pub struct Rules {
     pub mode: Mode,
     /// Of the node's source, where it asks for each workload by selectors.
     pub source: Option<Source>,
+    /// Whether AuthorizationPolicies are read.
+    pub policies: bool,
+    pub root_namespace: String,
 }
 
 /// What matters of a pod.
@@ -38,6 +42,7 @@ pub(super) struct Pod {
     pub(super) uid: String,
     service_account: String,
     pub(super) addresses: Vec<IpAddr>,
+    labels: BTreeMap<String, String>,
     /// It has no network namespace of its own.
     host_network: bool,
     runtime_class: Option<String>,
@@ -90,6 +95,7 @@ impl Pod {
             service_account: spec
                 .service_account_name
                 .unwrap_or_else(|| "default".to_owned()),
+            labels,
             addresses: addresses
                 .iter()
                 .filter_map(|it| it.ip.parse().ok())
@@ -103,6 +109,16 @@ impl Pod {
             excluded_inbound_ports: inbound,
             probe_ports,
             complaints,
+        })
+    }
+
+    /// As policies select it, if it can be one of this node's workloads.
+    pub(super) fn candidate(&self) -> Option<Candidate<'_>> {
+        let is_one = !self.host_network && !self.ended;
+        is_one.then_some(Candidate {
+            namespace: &self.namespace,
+            name: &self.name,
+            labels: &self.labels,
         })
     }
 
@@ -282,6 +298,8 @@ impl Rules {
             label_prefix: "mtls-daemon.io".to_owned(),
             mode: Mode::Off,
             source: None,
+            policies: true,
+            root_namespace: "istio-system".to_owned(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Everything that is known of the cluster, and what this node makes of it.
 
+mod guard;
 mod state;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
-use kube::core::PartialObjectMeta;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,10 @@ use crate::directory::{self, Cluster, Seen, Who};
 
 use super::Snapshot;
 use super::ask::Hints;
+use super::crd::Served;
 use super::kept::{Change, Kept};
 use super::pods::{Pod, Rules, Unfit, mode};
+use super::policies::{Object, Policies};
 use super::services::{PodRef, Service, Slice};
 
 pub(super) use state::NotKnown;
@@ -36,6 +39,9 @@ pub(super) enum News {
     Slice(Box<Event<discovery::EndpointSlice>>),
     Node(Box<Event<core::Node>>),
     Networks(Box<Event<networking::ServiceCIDR>>),
+    /// Of AuthorizationPolicies.
+    Definition(Box<Event<DynamicObject>>),
+    Policy(Box<Event<DynamicObject>>),
 }
 
 #[derive(Debug)]
@@ -50,6 +56,10 @@ pub(super) struct Store {
     slices_of: HashMap<String, BTreeSet<String>>,
     nodes: Kept<Node>,
     networks: Kept<Networks>,
+    definitions: Kept<Served>,
+    policies: Kept<Object>,
+    /// Made anew when what it was made of changes.
+    resolved: Option<Arc<Policies>>,
     answers: HashMap<IpAddr, Seen>,
     /// Ready to be looked up, by the Service.
     tables: HashMap<String, Arc<directory::Service>>,
@@ -75,7 +85,6 @@ const FORGET_NOBODY: Duration = Duration::from_secs(5);
 impl Store {
     pub(super) fn new(rules: Rules) -> Self {
         Self {
-            rules,
             pods: Kept::default(),
             namespaces: Kept::default(),
             services: Kept::default(),
@@ -83,6 +92,17 @@ impl Store {
             slices_of: HashMap::new(),
             nodes: Kept::default(),
             networks: Kept::default(),
+            // What is not read is known not to be there.
+            definitions: match rules.policies {
+                true => Kept::default(),
+                false => Kept::known(HashMap::new()),
+            },
+            policies: match rules.policies {
+                true => Kept::default(),
+                false => Kept::known(HashMap::new()),
+            },
+            resolved: None,
+            rules,
             answers: HashMap::new(),
             tables: HashMap::new(),
             outdated: HashSet::new(),
@@ -121,6 +141,8 @@ impl Store {
             News::Networks(event) => changed(&self.networks.heed(*event, key, |cidr| {
                 Some(networks(&cidr.spec?.cidrs.unwrap_or_default()))
             })),
+            News::Definition(event) => self.heed_definition(*event),
+            News::Policy(event) => self.heed_policy(*event),
         }
     }
 
@@ -134,6 +156,9 @@ impl Store {
             for complaint in &pod.complaints {
                 tracing::warn!(pod = key, complaint, "label or annotation not understood");
             }
+        }
+        if changed(&change) {
+            self.resolved = None;
         }
         changed(&change)
     }
@@ -164,6 +189,9 @@ impl Store {
                 self.all_outdated();
             }
             Change::Nothing => {}
+        }
+        if changed(&change) && self.resolved.as_ref().is_some_and(|it| it.ask_services) {
+            self.resolved = None;
         }
         changed(&change)
     }
@@ -231,6 +259,8 @@ impl Store {
             && self.slices.is_whole()
             && self.nodes.is_whole()
             && self.networks.is_whole()
+            && self.definitions.is_whole()
+            && self.policies.is_whole()
     }
 
     /// And has told it to this daemon, not to an earlier one.
@@ -241,6 +271,7 @@ impl Store {
             && self.slices.is_told()
             && self.nodes.is_told()
             && self.networks.is_told()
+            && (self.definitions.is_told() || !self.rules.policies)
     }
 
     /// Answers that are not used any more, unless nobody could give new ones.
@@ -263,7 +294,7 @@ impl Store {
                 ..Snapshot::default()
             };
         }
-        let services = self.lookup_tables();
+        let (services, policies) = (self.lookup_tables(), self.policies());
         let mut seen = self.answers.clone();
         for pod in self.pods.values() {
             for &address in &pod.addresses {
@@ -290,6 +321,7 @@ impl Store {
             }),
             workloads: self.workloads(),
             unfit: self.unfit(),
+            policies,
         }
     }
 

@@ -26,11 +26,21 @@ pub(super) enum Told {
 /// minute, and as much again by chance) and an attempt works.
 const SILENCE: Duration = Duration::from_secs(65);
 
+/// What it means that the API server has none of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is older than the kind.
+    IsEmpty,
+    /// What was told of them stands until it is said otherwise.
+    IsTrouble,
+}
+
 /// Watches until nobody listens any more.
 pub(super) async fn objects<K>(
     what: &'static str,
     api: Api<K>,
     config: watcher::Config,
+    missing: Missing,
     news: fn(Box<Event<K>>) -> News,
     told: mpsc::Sender<Told>,
 ) where
@@ -74,8 +84,7 @@ pub(super) async fn objects<K>(
                     list = InitialListStrategy::ListWatch;
                     break;
                 }
-                // An older API server has none of this kind.
-                Err(error) if is_not_served(&error) => {
+                Err(error) if missing == Missing::IsEmpty && is_not_served(&error) => {
                     let _ = told.send(Told::News(news(Box::new(Event::Init)))).await;
                     let _ = told.send(Told::State(what, Ok(()))).await;
                     told.send(Told::News(news(Box::new(Event::InitDone)))).await

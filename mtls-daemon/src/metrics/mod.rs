@@ -126,6 +126,8 @@ pub struct NodeFigures {
     pub log_lines_dropped: u64,
     /// By workload, how many it would lose by turning strict.
     pub strict_losses: BTreeMap<String, usize>,
+    /// Policies of the cluster, by how they are taken.
+    pub policies: Vec<(&'static str, usize)>,
     /// When the first root of each trust bundle ends.
     pub roots_end: BTreeMap<TrustDomain, SystemTime>,
     /// By the kind of source, whether all that it gives is renewed.
@@ -290,6 +292,9 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     ];
     for (state, count) in states {
         sheet.count(families::WORKLOADS, &[state], count as u64);
+    }
+    for (standing, count) in &node.policies {
+        sheet.count(families::CLUSTER_POLICIES, &[standing], *count as u64);
     }
     let dropped = node.log_lines_dropped;
     sheet.count(families::LOG_LINES_DROPPED, &[], dropped);

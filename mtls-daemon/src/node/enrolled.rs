@@ -1,5 +1,6 @@
 //! One workload of the configuration, and what has become of it.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,6 +110,14 @@ impl Enrolled {
         let is_served = matches!(placed, Placed::Served(..));
         self.watched_since = is_served.then(|| self.watched_since.unwrap_or_else(Instant::now));
         self.placed = placed;
+    }
+
+    /// Those of its network namespace.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        match &self.placed {
+            Placed::Served(workload, _) => workload.addresses.clone(),
+            _ => self.wanted.addresses.clone(),
+        }
     }
 
     /// Open ones, both directions.

@@ -136,8 +136,12 @@ impl Node {
             None => Arc::default(),
         };
         let snapshot = self.cluster.borrow();
-        let pods = snapshot.as_deref().map_or(&[][..], |it| &it.workloads);
-        let facts = Facts::new(config, cluster, pods).after(&self.facts.borrow());
+        let (pods, policies) = snapshot.as_deref().map_or((&[][..], &[][..]), |it| {
+            (it.workloads.as_slice(), it.policies.in_force.as_slice())
+        });
+        let facts = Facts::new(config, cluster, pods)
+            .guarded_by(policies)
+            .after(&self.facts.borrow());
         let captured = facts.directory.captured_networks();
         kernel.set_networks(&captured, &config.network.excluded)?;
         Ok(Arc::new(facts))

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use crate::admin::strict::StrictReadiness;
 use crate::admin::view::{
     CertificateStatus, Certificates, ClusterStatus, ConfigStatus, Connection, ConnectionDirection,
-    EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, NodeView, RevocationListStatus,
-    RevocationStatus, RootStatus, Stage, SvidStatus, TrustBundleStatus, WorkloadState,
-    WorkloadStatus,
+    EnrolRefusal, EnrolRequest, LocalFuture, NodeStatus, NodeView, PolicyStatus,
+    RevocationListStatus, RevocationStatus, RootStatus, Stage, SvidStatus, TrustBundleStatus,
+    WorkloadState, WorkloadStatus,
 };
 use crate::config::{Config, Mode, Place, Workload};
 use crate::flow::Snapshot;
@@ -134,16 +134,16 @@ impl NodeView for Node {
 
     fn policy_test(&self, question: &Question) -> Result<Explanation, NoAnswer> {
         let cluster = self.cluster.borrow();
-        let pods = cluster
-            .as_ref()
-            .map(|snapshot| snapshot.workloads.as_slice());
+        let workloads = self.workloads.borrow();
+        let pods = cluster.iter().flat_map(|snapshot| &snapshot.workloads);
+        let pods: Vec<Workload> = pods
+            .map(|pod| Workload {
+                addresses: (workloads.get(&pod.name)).map_or_else(Vec::new, Enrolled::addresses),
+                ..pod.clone()
+            })
+            .collect();
         let facts = Arc::clone(&self.facts.borrow());
-        question.ask(
-            &facts.modes,
-            &facts.rules,
-            &self.config.borrow(),
-            pods.unwrap_or_default(),
-        )
+        question.ask(&facts.modes, &facts.rules, &self.config.borrow(), &pods)
     }
 
     fn enrol(&self, request: EnrolRequest) -> LocalFuture<'_, Result<String, EnrolRefusal>> {
@@ -325,7 +325,16 @@ fn cluster_status(snapshot: &kubernetes::Snapshot) -> ClusterStatus {
     ClusterStatus {
         known: snapshot.is_whole,
         pods: snapshot.workloads.len(),
+        policies: snapshot.policies.notes.iter().map(policy_status).collect(),
         error: snapshot.trouble.clone(),
+    }
+}
+
+fn policy_status(note: &kubernetes::Note) -> PolicyStatus {
+    PolicyStatus {
+        name: note.name.clone(),
+        standing: note.standing,
+        complaints: note.complaints.clone(),
     }
 }
 

@@ -64,12 +64,12 @@ pub struct Judged<'r> {
     pub decision: Option<Decision<'r>>,
 }
 
-/// A connection of `client` to a port of `workload`, as the rules see it.
+/// A connection of `client` to `app` of `workload`, as the rules see it.
 pub fn connection<'a>(
     workload: Target<'a>,
     principal: Option<&'a SpiffeId>,
     client: ClientAddr,
-    port: u16,
+    app: SocketAddr,
 ) -> Connection<'a> {
     let ip = client.0.ip();
     Connection {
@@ -78,7 +78,8 @@ pub fn connection<'a>(
         source: ip,
         // There are no gateways whose word would count.
         remote: ip,
-        port,
+        destination: app.ip(),
+        port: app.port(),
     }
 }
 
@@ -139,7 +140,7 @@ fn ask<'r>(
     client: ClientAddr,
     rules: &'r Rules,
 ) -> Judged<'r> {
-    let decision = rules.inbound(&connection(workload, principal, client, app.port()));
+    let decision = rules.inbound(&connection(workload, principal, client, app));
     let permit = match decision.is_allowed() {
         true => Ok(Permit { app, client }),
         false => Err(Reason::NotAuthorised),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Operation, Pattern, Rule, RuleSource, Scope, Selected};
+use crate::config::{Holds, Operation, Pattern, Rule, RuleSource, Scope, Selected};
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
 
@@ -22,14 +22,28 @@ pub(super) fn selects(scope: &Scope, workload: Target<'_>) -> bool {
     match scope {
         Scope::All => true,
         Scope::Any(selected) => selected.iter().any(is_meant),
+        Scope::Pods(pods) => pods.contains(workload.name),
     }
 }
 
-/// One of `from` and one of `to` must match. What the first of several does
+/// One of `from`, one of `to` and all of `when` must match. What the first of several does
 /// not agree with says most: they are tried in the order of the file.
 pub(super) fn rule(rule: &Rule, connection: &Connection<'_>) -> Result<(), Mismatch> {
     one_of(&rule.from, |one| source(one, connection))?;
-    one_of(&rule.to, |one| operation(one, connection))
+    one_of(&rule.to, |one| operation(one, connection))?;
+    for condition in &rule.when {
+        let holds = match &condition.holds {
+            Holds::From(one) => source(one, connection).is_ok(),
+            Holds::To(one) => operation(one, connection).is_ok(),
+            Holds::At(wanted, excluded) => {
+                let address = connection.destination;
+                (wanted.is_empty() || is_in(wanted, address)) && !is_in(excluded, address)
+            }
+            Holds::Never => false,
+        };
+        agree(condition.key, holds)?;
+    }
+    Ok(())
 }
 
 /// An empty list is any.

@@ -1,11 +1,11 @@
 //! What an operator asks: would this connection be let in, and why?
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::{Config, Mode, Rule, Workload};
+use crate::config::{Config, Holds, Mode, Rule, RuleSource, Workload};
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
 
@@ -31,6 +31,10 @@ pub enum NoAnswer {
         "no workload, pod or peer is called {0:?}: write its name, NAMESPACE/POD, or its SPIFFE ID"
     )]
     NobodyIsCalled(String),
+    #[error(
+        "{0} is no workload of this node, and policies of the cluster speak of this node's pods only: ask its own node's daemon"
+    )]
+    NotHere(String),
     #[error("policies judge the caller's address, and nobody knows it: give it with --ip")]
     NoAddress,
 }
@@ -47,6 +51,7 @@ impl Question {
     ) -> Result<Explanation, NoAnswer> {
         let workloads = config.workloads.iter().chain(pods);
         let workloads = workloads.map(|w| (&w.name, &w.spiffe_id, &w.addresses));
+        let here = workloads.clone();
         let peers = config.peers.iter();
         let peers = peers.map(|p| (&p.name, &p.spiffe_id, &p.addresses));
         let mut known = workloads.chain(peers);
@@ -65,6 +70,9 @@ impl Question {
         if self.from.is_none() && modes.at(target.name, self.port) == Some(Mode::Strict) {
             return Ok(Explanation::strict());
         }
+        if rules.select_pods() && !here.clone().any(|one| Some(one) == found) {
+            return Err(NoAnswer::NotHere(self.workload.clone()));
+        }
         let mut directory = |from: &SpiffeId| {
             let (_, _, addresses) = known.find(|(_, id, _)| *id == from)?;
             addresses.first().copied()
@@ -74,29 +82,36 @@ impl Question {
             Some(ip) => ip,
             None if judges_addresses(rules, target) => return Err(NoAnswer::NoAddress),
             // Nothing looks at it.
-            None => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
+        let own = found.into_iter().flat_map(|(_, _, addresses)| addresses);
+        let same_family = |own: &&IpAddr| own.is_ipv4() == address.is_ipv4();
+        let destination = own.clone().find(same_family).or_else(|| own.clone().next());
         Ok(rules.explain(&Connection {
             workload: target,
             principal: self.from.as_ref(),
             source: address,
             remote: address,
+            destination: *destination.unwrap_or(&IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             port: self.port,
         }))
     }
 }
 
 fn judges_addresses(rules: &Rules, workload: Target<'_>) -> bool {
+    let judges = |from: &RuleSource| {
+        let blocks = [
+            &from.ip_blocks,
+            &from.not_ip_blocks,
+            &from.remote_ip_blocks,
+            &from.not_remote_ip_blocks,
+        ];
+        blocks.iter().any(|blocks| !blocks.is_empty())
+    };
     let by_address = |rule: &Rule| {
-        rule.from.iter().any(|from| {
-            let blocks = [
-                &from.ip_blocks,
-                &from.not_ip_blocks,
-                &from.remote_ip_blocks,
-                &from.not_remote_ip_blocks,
-            ];
-            blocks.iter().any(|blocks| !blocks.is_empty())
-        })
+        let mut when = rule.when.iter();
+        rule.from.iter().any(judges)
+            || when.any(|it| matches!(&it.holds, Holds::From(from) if judges(from)))
     };
     let mut policies = rules.selecting(workload);
     policies.any(|policy| policy.rules.iter().any(by_address))

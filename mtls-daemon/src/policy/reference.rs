@@ -312,6 +312,7 @@ proptest! {
             principal: principal.as_ref(),
             source: call.source,
             remote: call.remote,
+            destination: call.source,
             port: call.port,
         };
         let decision = rules.inbound(&connection);

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Action, AuthorizationPolicy, Rule};
+use crate::config::{Action, AuthorizationPolicy, Rule, Scope};
 use crate::metrics::Decided;
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
@@ -23,7 +23,8 @@ pub struct Connection<'a> {
     /// The first client, if a configured gateway stands before it; else the
     /// same as `source`.
     pub remote: IpAddr,
-    /// The workload's port.
+    /// The workload's address, and its port.
+    pub destination: IpAddr,
     pub port: u16,
 }
 
@@ -86,6 +87,19 @@ impl Rules {
             no_policy: Arc::from("no_policy"),
             no_rule: Arc::from("no_rule"),
         }
+    }
+
+    /// And these.
+    #[must_use]
+    pub fn and(&self, policies: &[AuthorizationPolicy]) -> Self {
+        Self::new([self.policies.as_slice(), policies].concat())
+    }
+
+    /// Whether objects of the cluster are among them, which speak of this
+    /// node's pods only.
+    pub(super) fn select_pods(&self) -> bool {
+        let mut policies = self.policies.iter();
+        policies.any(|policy| matches!(policy.workloads, Scope::Pods(_)))
     }
 
     /// The policies that speak of a workload's callers, dry runs among them,
@@ -209,6 +223,7 @@ key = "/ca-key.pem"
             principal: caller.as_ref(),
             source: ip.parse().unwrap(),
             remote: ip.parse().unwrap(),
+            destination: "10.0.2.7".parse().unwrap(),
             port,
         });
         (decision.verdict, decision.label().to_string())
@@ -347,6 +362,7 @@ rules = [{ to = [{ ports = [80] }] }]
                 principal: None,
                 source: "10.0.1.4".parse().unwrap(),
                 remote: "10.0.1.4".parse().unwrap(),
+                destination: "10.0.2.7".parse().unwrap(),
                 port,
             });
             assert_eq!(decision.verdict, Verdict::Allow);

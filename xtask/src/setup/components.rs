@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) etcd: PathBuf,
     pub(crate) kubernetes: PathBuf,
     pub(crate) helm: PathBuf,
+    pub(crate) istio: PathBuf,
     /// Laid out as Debian's packages lay out a root.
     pub(crate) container_runtime: PathBuf,
 }
@@ -35,7 +36,7 @@ struct Component {
     /// Its folder below tests/components, and in the cache.
     name: &'static str,
     module: &'static str,
-    /// Each with its package.
+    /// Each with its package, or its place in the module.
     programs: &'static [(&'static str, &'static str)],
     build: Build,
     /// Variables that upstream's own build sets, with their packages.
@@ -48,6 +49,8 @@ enum Build {
     /// In a copy of the module, without the lines in these folders that
     /// mention one of the words.
     Trimmed(&'static [&'static str], &'static [&'static str]),
+    /// Not at all: the programs are files of the module.
+    Copied,
 }
 
 const SPIRE: Component = Component {
@@ -129,6 +132,18 @@ const HELM: Component = Component {
     stamps: &[],
 };
 
+/// Only what its objects look like.
+const ISTIO: Component = Component {
+    name: "istio",
+    module: "istio.io/api",
+    programs: &[(
+        "customresourcedefinitions.yaml",
+        "kubernetes/customresourcedefinitions.gen.yaml",
+    )],
+    build: Build::Copied,
+    stamps: &[],
+};
+
 /// The newest that one of the go.mod files asks for.
 const GO: (u32, u32, u32) = (1, 26, 0);
 const FLAGS: &[&str] = &["-trimpath", "-ldflags=-s -w", "-buildvcs=false"];
@@ -147,6 +162,7 @@ pub(crate) fn cluster() -> Result<Cluster> {
         etcd: ETCD.ready()?,
         kubernetes: KUBERNETES.ready()?,
         helm: HELM.ready()?,
+        istio: ISTIO.ready()?,
         container_runtime: archive::container_runtime()?,
     })
 }
@@ -171,7 +187,7 @@ impl Component {
         );
         let source = folder.join("source");
         let place = match self.build {
-            Build::Here => self.pinned(),
+            Build::Here | Build::Copied => self.pinned(),
             Build::Trimmed(..) => {
                 self.copy_trimmed(&source)?;
                 source.clone()
@@ -180,6 +196,12 @@ impl Component {
         for (name, package) in missing {
             // Under its own name only when it is whole.
             let unfinished = folder.join(format!("{name}.unfinished"));
+            if let Build::Copied = self.build {
+                let file = self.downloaded()?.join(package);
+                fs::copy(&file, &unfinished).doing(format_args!("copying {}", file.display()))?;
+                fs::rename(&unfinished, folder.join(name)).doing(format_args!("keeping {name}"))?;
+                continue;
+            }
             let build = command::run_quietly(
                 go(&place)
                     .arg("build")
@@ -234,20 +256,25 @@ impl Component {
         Ok(hasher.finish())
     }
 
-    /// Copies the module to `target` and leaves out what is not wanted of it.
-    fn copy_trimmed(&self, target: &Path) -> Result {
+    /// The module's folder in Go's cache.
+    fn downloaded(&self) -> Result<PathBuf> {
         let pinned = self.pinned();
         command::run_quietly(go(&pinned).args(["mod", "download", self.module]))?;
         let list = &mut go(&pinned);
         let list = list.args(["list", "-m", "-f", "{{.Dir}}", self.module]);
-        let module = command::output(list)?;
+        Ok(PathBuf::from(command::output(list)?.trim()))
+    }
+
+    /// Copies the module to `target` and leaves out what is not wanted of it.
+    fn copy_trimmed(&self, target: &Path) -> Result {
+        let module = self.downloaded()?;
         // One that an earlier attempt left may be half.
         if target.exists() {
             fs::remove_dir_all(target).doing(format_args!("removing {}", target.display()))?;
         }
         let copy = &mut Command::new("cp");
         // Files of Go's module cache are read-only.
-        let copy = copy.args(["-r", "--no-preserve=mode", module.trim()]);
+        let copy = copy.args(["-r", "--no-preserve=mode"]).arg(module);
         command::run_quietly(copy.arg(target))?;
         let Build::Trimmed(folders, words) = self.build else {
             return Ok(());
@@ -347,7 +374,7 @@ mod tests {
 
     #[test]
     fn every_component_has_its_go_mod_and_it_asks_for_no_newer_go() {
-        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM] {
+        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM, ISTIO] {
             component.key().unwrap();
             let text = fs::read_to_string(component.pinned().join("go.mod")).unwrap();
             assert!(text.contains(&format!("require {} v", component.module)));

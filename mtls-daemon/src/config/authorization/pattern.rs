@@ -14,14 +14,23 @@ pub enum Pattern {
 
 /// Why a text is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPattern {
+pub enum NoPattern {
     Empty,
     /// A `*` somewhere else than at one end.
     Star,
 }
 
+impl NoPattern {
+    pub fn explain(self, text: &str) -> String {
+        match self {
+            Self::Empty => "an empty text matches nothing".to_owned(),
+            Self::Star => format!("{text:?} has a * in its middle, or two"),
+        }
+    }
+}
+
 impl Pattern {
-    pub(super) fn parse(text: &str) -> Result<Self, NoPattern> {
+    pub fn parse(text: &str) -> Result<Self, NoPattern> {
         let (pattern, rest) = if text == "*" {
             (Self::Present, "")
         } else if let Some(start) = text.strip_suffix('*') {

@@ -96,6 +96,7 @@ fn rule<'r>(part: &Part<'r>, label: Arc<str>) -> Option<(Rule, Clauses<'r>)> {
         label,
         from: from?,
         to: to?,
+        when: Vec::new(),
         written: part.written(part.whole()),
     };
     Some((rule, clauses))
@@ -184,6 +185,11 @@ fn principals(part: &Part<'_>, name: &str) -> Option<Vec<Pattern>> {
     Some(good)
 }
 
+/// A pattern of SPIFFE IDs, as Istio writes it.
+pub fn principal(text: &str) -> Result<Pattern, String> {
+    without_scheme(Pattern::parse(text).map_err(|no| no.explain(text))?)
+}
+
 fn without_scheme(pattern: Pattern) -> Result<Pattern, String> {
     let shown = pattern.to_string();
     let bare = |text: String| match text.strip_prefix("spiffe://") {
@@ -221,14 +227,11 @@ impl Value for Pattern {
         let text = text(value, "a text", r#""shop""#, wrong)?;
         Self::parse(text)
             .map_err(|no| {
-                let (what, remedy) = match no {
-                    NoPattern::Empty => ("an empty text matches nothing".to_owned(), "take it out"),
-                    NoPattern::Star => (
-                        format!("{text:?} has a * in its middle, or two"),
-                        "write one * at its start, at its end, or alone",
-                    ),
+                let remedy = match no {
+                    NoPattern::Empty => "take it out",
+                    NoPattern::Star => "write one * at its start, at its end, or alone",
                 };
-                wrong.push(Complaint::new(value.span(), what, remedy));
+                wrong.push(Complaint::new(value.span(), no.explain(text), remedy));
             })
             .ok()
     }

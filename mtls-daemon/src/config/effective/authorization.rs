@@ -1,8 +1,6 @@
 //! Policies written out again: each table with every key.
 
-use super::super::{
-    AuthorizationPolicy, Operation, Pattern, Policy, Rule, RuleSource, Scope, Written,
-};
+use super::super::{AuthorizationPolicy, Operation, Pattern, Policy, Rule, RuleSource, Scope};
 use super::{Block, block, list, path, plain, text, texts};
 
 pub(super) fn policy_block(policy: &Policy) -> Block {
@@ -18,11 +16,13 @@ pub(super) fn authorization_blocks(policy: &AuthorizationPolicy, blocks: &mut Ve
         dry_run,
         workloads,
         rules,
-        written: Written { .. },
+        written: _,
     } = policy;
     let workloads = match workloads {
         Scope::All => None,
         Scope::Any(selected) => texts(selected),
+        // No file has it.
+        Scope::Pods(_) => None,
     };
     blocks.push(block(
         "authorization-policy",
@@ -44,7 +44,9 @@ fn rule_blocks(rule: &Rule, blocks: &mut Vec<Block>) {
         label,
         from,
         to,
-        written: Written { .. },
+        // No file has it.
+        when: _,
+        written: _,
     } = rule;
     blocks.push(block("authorization-policy.rules", Some(label), []));
     for (nth, source) in from.iter().enumerate() {

@@ -2,11 +2,11 @@
 
 use super::Applies::Restart;
 use super::Fallback::{Is, Unset};
-use super::Shape::{IdTemplate, LabelPrefix, Name, Path};
+use super::Shape::{Choice, IdTemplate, LabelPrefix, Name, Path};
 use super::{Key, MODES, key};
 
 #[rustfmt::skip]
-pub(super) const KUBERNETES: [Key; 7] = [
+pub(super) const KUBERNETES: [Key; 9] = [
     key("node_name", Name, Unset("`NODE_NAME` of the environment, or else `node.name`"), Restart, r#""node-a""#,
         "The node's name in the cluster. A DaemonSet sets `NODE_NAME` from `spec.nodeName`."),
     key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
@@ -19,6 +19,10 @@ pub(super) const KUBERNETES: [Key; 7] = [
         "Mode of the pods of which no label speaks."),
     key("kubelet_cgroup", Path, Unset("its probes are refused, but at excluded ports"), Restart, r#""/sys/fs/cgroup/system.slice/kubelet.service""#,
         "The cgroup2 folder that the kubelet runs in. Its probes of enrolled pods come in, in clear, at the ports of their liveness, readiness and startup probes, and nobody else's; also while the daemon is down."),
+    key("istio_policies", Choice(&["read", "ignore"]), Is(r#""read""#), Restart, r#""read""#,
+        "Istio's AuthorizationPolicies, where the cluster has their CustomResourceDefinition: `read` holds this node's pods to them, beside the policies of files, `ignore` does not ask for them."),
+    key("istio_root_namespace", Name, Is(r#""istio-system""#), Restart, r#""istio-system""#,
+        "The namespace whose AuthorizationPolicies speak of the pods of every namespace: `meshConfig.rootNamespace`."),
     key("state", Path, Is(r#""/var/lib/mtls-daemon/cluster""#), Restart, r#""/var/lib/mtls-daemon/cluster""#,
         "File in which the daemon keeps what it knows of the cluster, for a start while the API server is away. Each daemon of a machine has its own. Its folder is made with mode 0700 if it is not there."),
 ];

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::super::crd::Served;
 use super::super::kept::Kept;
 use super::super::pods::{Pod, Rules};
+use super::super::policies::Object;
 use super::super::services::{Service, Slice};
 use super::{Networks, Node, Store};
 use crate::config::Mode;
@@ -21,6 +23,7 @@ struct ReadBy {
     trust_domain: String,
     spiffe_path: String,
     label_prefix: String,
+    policies: bool,
 }
 
 #[derive(Serialize)]
@@ -32,6 +35,8 @@ struct Written<'a> {
     slices: &'a HashMap<String, Slice>,
     nodes: &'a HashMap<String, Node>,
     networks: &'a HashMap<String, Networks>,
+    definitions: &'a HashMap<String, Served>,
+    policies: &'a HashMap<String, Object>,
     answers: HashMap<IpAddr, Answer>,
 }
 
@@ -45,6 +50,8 @@ struct Known {
     slices: HashMap<String, Slice>,
     nodes: HashMap<String, Node>,
     networks: HashMap<String, Networks>,
+    definitions: HashMap<String, Served>,
+    policies: HashMap<String, Object>,
     answers: HashMap<IpAddr, Answer>,
 }
 
@@ -79,6 +86,8 @@ impl Store {
             slices: self.slices.now(),
             nodes: self.nodes.now(),
             networks: self.networks.now(),
+            definitions: self.definitions.now(),
+            policies: self.policies.now(),
             answers: answers.collect(),
         };
         serde_json::to_vec(&written).expect("texts and numbers, by keys that are texts")
@@ -119,6 +128,8 @@ impl Store {
             slices: Kept::known(known.slices),
             nodes: Kept::known(known.nodes),
             networks: Kept::known(known.networks),
+            definitions: Kept::known(known.definitions),
+            policies: Kept::known(known.policies),
             answers,
             ..Self::new(rules)
         };
@@ -135,6 +146,7 @@ impl ReadBy {
             trust_domain: rules.trust_domain.as_str().to_owned(),
             spiffe_path: rules.template.to_string(),
             label_prefix: rules.label_prefix.clone(),
+            policies: rules.policies,
         }
     }
 }

@@ -17,6 +17,7 @@ fn whole() -> Store {
     store.heed(News::Slice(Box::new(Event::InitDone)));
     store.heed(News::Node(Box::new(Event::InitDone)));
     store.heed(News::Networks(Box::new(Event::InitDone)));
+    store.heed(News::Definition(Box::new(Event::InitDone)));
     store
 }
 
@@ -65,6 +66,108 @@ fn nothing_is_said_of_a_cluster_that_is_not_known_whole() {
     let snapshot = store.snapshot(None);
     assert!(!snapshot.is_whole && !snapshot.cluster.answers);
     assert!(whole().snapshot(None).is_whole);
+}
+
+fn definition(version: &str) -> News {
+    News::Definition(apply(&json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "authorizationpolicies.security.istio.io"},
+        "spec": {"versions": [{"name": version, "served": true}]},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    })))
+}
+
+fn policy() -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "nobody", "namespace": "shop", "uid": "p1"}, "spec": {},
+    })
+}
+
+fn in_force(store: &mut Store) -> Vec<String> {
+    let policies = &store.snapshot(None).policies.in_force;
+    policies.iter().map(|policy| policy.name.clone()).collect()
+}
+
+#[test]
+fn where_there_are_policies_no_pod_is_known_before_they_are() {
+    let mut store = whole();
+    store.definitions = Kept::default();
+    store.policies = Kept::default();
+    store.heed(pod());
+    store.heed(namespace(&json!({})));
+    assert!(
+        !store.snapshot(None).is_whole,
+        "who knows whether there are any"
+    );
+    store.heed(definition("v1"));
+    store.heed(News::Definition(Box::new(Event::Init)));
+    let News::Definition(event) = definition("v1") else {
+        unreachable!()
+    };
+    let Event::Apply(object) = *event else {
+        unreachable!()
+    };
+    store.heed(News::Definition(Box::new(Event::InitApply(object))));
+    store.heed(News::Definition(Box::new(Event::InitDone)));
+    assert!(!store.snapshot(None).is_whole, "they are not listed yet");
+    store.heed(News::Policy(Box::new(Event::Init)));
+    let object = serde_json::from_value(policy()).unwrap();
+    store.heed(News::Policy(Box::new(Event::InitApply(object))));
+    store.heed(News::Policy(Box::new(Event::InitDone)));
+    assert!(store.snapshot(None).is_whole);
+    assert_eq!(in_force(&mut store), ["shop/nobody"]);
+}
+
+#[test]
+fn policies_come_and_go_with_their_definition() {
+    let mut store = whole();
+    store.heed(pod());
+    store.heed(namespace(&json!({})));
+    assert_eq!(store.served_policies(), None);
+    assert!(
+        !store.heed(News::Policy(apply(&policy()))),
+        "nobody watches"
+    );
+    store.heed(definition("v2"));
+    assert_eq!(store.served_policies(), None, "a version of tomorrow");
+    store.heed(definition("v1"));
+    assert_eq!(store.served_policies(), Some("v1"));
+    assert!(store.snapshot(None).is_whole, "what was known goes on");
+    store.heed(News::Policy(apply(&policy())));
+    assert_eq!(in_force(&mut store), ["shop/nobody"]);
+    // Another version of the API says the same until it says something else.
+    store.heed(definition("v1beta1"));
+    assert_eq!(in_force(&mut store), ["shop/nobody"]);
+    store.heed(definition("v2"));
+    assert_eq!(in_force(&mut store), ["shop/nobody"], "nobody took it back");
+    let gone = json!({"metadata": {"name": "authorizationpolicies.security.istio.io"}});
+    let gone = Event::Delete(serde_json::from_value(gone).unwrap());
+    store.heed(News::Definition(Box::new(gone)));
+    assert_eq!(in_force(&mut store), [""; 0]);
+}
+
+#[test]
+fn a_label_of_a_pod_changes_which_policies_are_its() {
+    let mut store = whole();
+    store.heed(definition("v1"));
+    store.heed(namespace(&json!({})));
+    let mut narrow = policy();
+    narrow["spec"] = json!({"selector": {"matchLabels": {"app": "web"}}});
+    store.heed(News::Policy(apply(&narrow)));
+    let labelled = |app: &str| {
+        News::Pod(apply(&json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1", "labels": {"app": app}},
+            "spec": {"containers": []}, "status": {"phase": "Running"},
+        })))
+    };
+    store.heed(labelled("db"));
+    assert_eq!(in_force(&mut store), [""; 0]);
+    store.heed(labelled("web"));
+    assert_eq!(in_force(&mut store), ["shop/nobody"]);
+    store.heed(News::Pod(Box::new(Event::Init)));
+    store.heed(News::Pod(Box::new(Event::InitDone)));
+    assert_eq!(in_force(&mut store), [""; 0], "no pod of this node");
 }
 
 #[test]
@@ -158,6 +261,8 @@ fn the_next_daemon_knows_what_this_one_knew() {
         News::Node(apply(&json!({
             "metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24"]},
         }))),
+        definition("v1"),
+        News::Policy(apply(&policy())),
     ] {
         store.heed(news);
     }
@@ -176,6 +281,8 @@ fn the_next_daemon_knows_what_this_one_knew() {
     let after = next.snapshot(None);
     assert!(after.is_whole && !after.is_told && before.is_told);
     assert_eq!(after.workloads, before.workloads);
+    assert_eq!(after.policies, before.policies);
+    assert_eq!(in_force(&mut next), ["shop/nobody"]);
     assert_eq!(after.cluster.services, before.cluster.services);
     assert_eq!(after.cluster.networks, before.cluster.networks);
     assert_eq!(
