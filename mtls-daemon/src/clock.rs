@@ -1,6 +1,7 @@
 //! Wall time, from one place: certificates are issued, renewed and judged by
 //! the same clock, which tests can set.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -68,11 +69,19 @@ impl Clock {
     /// Sleeps until the wall clock shows `deadline`, wherever it steps to in
     /// the meantime.
     pub async fn sleep_until(&self, deadline: SystemTime) {
+        self.sleep_within(SystemTime::UNIX_EPOCH..deadline).await;
+    }
+
+    /// Sleeps as long as the wall clock shows a time in `span`: until its end,
+    /// or until somebody sets it to before its start.
+    pub async fn sleep_within(&self, span: Range<SystemTime>) {
         let mut stepped = self.0.as_ref().map(|settable| settable.stepped.subscribe());
-        while let Ok(left) = deadline.duration_since(self.now()) {
-            if left.is_zero() {
+        loop {
+            let now = self.now();
+            if !span.contains(&now) {
                 return;
             }
+            let left = span.end.duration_since(now).unwrap_or_default();
             let nap = tokio::time::sleep(left.min(LOOK));
             match &mut stepped {
                 None => nap.await,

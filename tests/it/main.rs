@@ -62,6 +62,7 @@ mod wrong_root;
 // Things that happen.
 mod certificates;
 mod cgroup_remade;
+mod clock_steps;
 mod cluster;
 mod configuration_reload;
 mod daemon_killed;

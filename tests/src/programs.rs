@@ -122,6 +122,18 @@ pub fn need(program: &str) -> Result<PathBuf> {
 }
 
 /// Debian keeps a server's programs apart for each major version; newest first.
+/// What gives a program a clock of its own, if it is loaded before it.
+pub fn libfaketime() -> Result<PathBuf> {
+    let architectures = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    architectures
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::Unexpected("libfaketime is not there: install libfaketime".into()))
+}
+
 fn postgresql_folders() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = crate::run::list(Path::new("/usr/lib/postgresql"))
         .into_iter()

@@ -85,7 +85,9 @@ impl Pace {
         match (&standing.held, standing.failures) {
             (None, 0) => {}
             (Some(held), 0) => tokio::select! {
-                () = self.clock.sleep_until(self.renew_at(held)) => {}
+                // One that begins later than now is of no use: the clock was
+                // set back.
+                () = self.clock.sleep_within(held.not_before()..self.renew_at(held)) => {}
                 () = standing.hurry.notified() => {}
             },
             (_, failures) => tokio::time::sleep(self.backoff(failures)).await,

@@ -212,5 +212,11 @@ async fn the_clock_steps() {
     let began = tokio::time::Instant::now();
     let renewed = web.renewed(&first).await;
     assert!(began.elapsed() < Duration::from_secs(5));
-    assert!(!left(&node, renewed.svid.unwrap().good_until()).is_zero());
+    assert!(!left(&node, renewed.svid.as_ref().unwrap().good_until()).is_zero());
+    // Back to where it was: what was issued there has not begun.
+    node.hand.set(node.clock.now() - 2 * HOUR);
+    let began = tokio::time::Instant::now();
+    let renewed = web.renewed(&renewed).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(renewed.svid.unwrap().not_before() <= node.clock.now());
 }

@@ -42,7 +42,7 @@ impl Envoy {
             .args(["--config-yaml", &config.to_string()])
             .arg("--admin-address-path")
             .arg(&at)
-            .args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "error"])
+            .args(["--disable-hot-restart", "--concurrency", "1", "-l", "error"])
             .args(["--drain-time-s", "1", "--drain-strategy", "immediate"])
             .stdin(Stdio::null())
             .spawn()

@@ -41,6 +41,8 @@ pub struct Daemon {
     config: PathBuf,
     admin: PathBuf,
     descriptors: Option<u64>,
+    /// File that says how far its clock is from the machine's.
+    clock: Option<PathBuf>,
 }
 
 /// The configuration's default.
@@ -71,6 +73,7 @@ impl Daemon {
             admin: folder.join("admin.sock"),
             bpffs,
             descriptors: None,
+            clock: None,
         })
     }
 
@@ -107,6 +110,24 @@ impl Daemon {
         self.descriptors = Some(limit);
     }
 
+    /// Gives it a clock of its own, from its next start on.
+    pub fn own_clock(&mut self) -> Result {
+        self.clock = Some(self.config.with_file_name("clock"));
+        self.step_clock("+0")
+    }
+
+    /// Steps its own clock to so far from the machine's: `+3h`, `-90m`.
+    pub fn step_clock(&self, offset: &str) -> Result {
+        let Some(file) = &self.clock else {
+            return Err(Error::Unexpected("it has the machine's clock".into()));
+        };
+        // Read at any moment: half an offset would be another one.
+        let new = file.with_extension("new");
+        fs::write(&new, offset)
+            .and_then(|()| fs::rename(&new, file))
+            .doing(|| "stepping a daemon's clock")
+    }
+
     /// Starts it and waits until it is ready, with all its workloads.
     pub fn start(&mut self) -> Result {
         self.launch()?;
@@ -119,6 +140,13 @@ impl Daemon {
         let mut spawn = self.program()?.cgroup(&self.cgroup);
         if let Some(limit) = self.descriptors {
             spawn = spawn.descriptors(limit);
+        }
+        if let Some(file) = &self.clock {
+            spawn = spawn
+                .env("LD_PRELOAD", programs::libfaketime()?)
+                .env("FAKETIME_TIMESTAMP_FILE", file)
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         let process = spawn.args(["run", "--config"]).arg(&self.config).start()?;
         self.process = Some(process);

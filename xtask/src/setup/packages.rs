@@ -53,6 +53,8 @@ pub(crate) const APPS: &[Package] = &[
     program("curl", "curl"),
     program("iproute2", "ip"),
     service("iperf3", "iperf3", "iperf3.service"),
+    // A clock of a daemon's own.
+    file("libfaketime", "lib/*/faketime/libfaketimeMT.so.1"),
     service("nginx-light", "nginx", "nginx.service"),
     Package {
         name: "postgresql",
