@@ -108,7 +108,8 @@ pub fn reload(log: &Log) -> Result<(), LogError> {
     }
 }
 
-/// Lines that were dropped because nobody read the log fast enough.
+/// Lines that were dropped because nobody read the log fast enough, or that
+/// could not be written.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -165,8 +166,11 @@ impl Queue {
             }
             mem::swap(&mut lines, &mut lock.lines);
             drop(lock);
-            // Nobody hears of an error of the log itself; the next lines try again.
-            let _ = to.write_all(&lines);
+            // Such as a full disk. The next lines try again.
+            if to.write_all(&lines).is_err() {
+                let lost = lines.iter().filter(|byte| **byte == b'\n').count();
+                DROPPED.fetch_add(lost as u64, Ordering::Relaxed);
+            }
             lines.clear();
             lines.shrink_to(KEEP);
             lock = waiting.lock().unwrap_or_else(PoisonError::into_inner);

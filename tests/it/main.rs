@@ -45,6 +45,7 @@ mod address_not_assigned;
 mod admin;
 mod capture_address;
 mod crowded_door;
+mod disk_full;
 mod downgrade;
 mod exclusions;
 mod forged_packets;

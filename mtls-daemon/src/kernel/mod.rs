@@ -41,6 +41,8 @@ use mtls_common::maps::{Instance, NetworkKey, Node, capacity, name};
 pub use detach::{Detached, detach};
 pub use enrolment::{Enrolment, ListenerKind, OpenPorts, Slots};
 pub use error::KernelError;
+#[cfg(fuzzing)]
+pub use events::fuzz_record;
 pub use events::{Event, Events};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};

@@ -113,7 +113,7 @@ families! {
     HEARTBEAT_AGE = Gauge "mtls_heartbeat_age_seconds" ["thread"]
         "Time since a thread last showed that it is alive.";
     LOG_LINES_DROPPED = Counter "mtls_log_lines_dropped_total" []
-        "Lines of the log that were dropped because whoever reads it was too slow.";
+        "Lines of the log that were dropped because whoever reads it was too slow, or that could not be written.";
     BUILD_INFO = Gauge "mtls_build_info" ["version"]
         "1, with the daemon's version.";
     PROCESS_OPEN_FDS = Gauge "mtls_process_open_fds" []

@@ -64,6 +64,20 @@ pub mod fuzzing {
         request.request().ok()
     }
 
+    /// To the readers of heads, past the coding of header blocks: a field a
+    /// line.
+    pub fn fields(lines: &[u8]) -> Option<super::ConnectRequest> {
+        use super::request::HeadReader;
+        let mut request = HeadReader::default();
+        for line in lines.split(|byte| *byte == b'\n') {
+            // Names may begin with a colon.
+            let end = line.iter().skip(1).position(|byte| *byte == b':');
+            let (name, value) = line.split_at(end.map_or(line.len(), |end| end + 1));
+            request.field(name, value.strip_prefix(b":").unwrap_or(value));
+        }
+        request.request().ok()
+    }
+
     /// What we would send for it.
     pub fn encoded(request: &super::ConnectRequest) -> Vec<u8> {
         let mut block = Vec::new();

@@ -355,6 +355,12 @@ impl Daemon {
     }
 
     /// All that it logged, over its restarts.
+    /// Where its log goes, from its next start on.
+    pub fn log_path(&self) -> PathBuf {
+        let logs = self.node.scene().logs();
+        logs.join(format!("{}.log", self.log_name()))
+    }
+
     pub fn log(&self) -> String {
         let path = self.node.scene().logs().join(self.log_name() + ".log");
         fs::read(path)

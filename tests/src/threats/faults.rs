@@ -27,13 +27,21 @@ pub(super) const FAULTS: &[Row] = &[
         "new connections refused, recovers",
     ),
     row(
+        "The disk with the log is full",
+        &["disk_full.rs#disk_full"],
+        "traffic goes on, the lines that are lost are counted, and the log goes on when there is room",
+    ),
+    row(
         "The issuer ends",
         &["issuer_ended.rs#issuer_ended"],
         "refuses, alarms, recovers with the next",
     ),
     row(
         "The clock steps",
-        &["mtls-daemon/tests/identity/renewal.rs#the_clock_steps"],
+        &[
+            "clock_steps.rs#clock_steps",
+            "mtls-daemon/tests/identity/renewal.rs#the_clock_steps",
+        ],
         "deadlines are computed anew",
     ),
     row(
