@@ -29,7 +29,7 @@ use crate::kubernetes::{self, FromNode, KubernetesError, Snapshot};
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::netns::Netns;
-use crate::node::{InstallError, Node, Origin, Policies};
+use crate::node::{InstallError, Node, Origin, PluginError, Policies};
 use crate::reason::Reason;
 use crate::rights;
 use crate::tls::Judging;
@@ -65,6 +65,8 @@ pub enum AppError {
     Cgroup2(#[from] Cgroup2Error),
     #[error("{0}")]
     Kubernetes(#[from] KubernetesError),
+    #[error("{0}")]
+    Plugin(#[from] PluginError),
     #[error("starting a thread's runtime")]
     Runtime(#[source] io::Error),
     #[error("starting a worker")]
@@ -172,6 +174,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         newcomers: RefCell::default(),
         changes: watch::Sender::new(()),
         phase: RefCell::new(Phase::Starting),
+        plugin: RefCell::default(),
     });
     admin::serve(Rc::clone(&node), metrics, heartbeats, listen).await?;
     if let Some(cluster) = &mut cluster {
@@ -188,11 +191,16 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     node.cut_earlier_connections();
     node.metrics.config_loaded(node.clock.now());
     tracing::info!("serving");
+    let opened = node.install_plugin().await;
 
-    let outcome = serve(&node, events, cluster, ended).await;
+    let outcome = match opened {
+        Ok(()) => serve(&node, events, cluster, ended).await,
+        Err(error) => Err(error.into()),
+    };
     // Without its helper it can dial nobody: the next daemon had better come
     // soon.
     if !matches!(outcome, Err(AppError::HelperEnded)) {
+        node.leave_plugin().await;
         let limit = node.config.borrow().limits.drain;
         drain(&node, limit).await;
     }

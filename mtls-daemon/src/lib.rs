@@ -64,6 +64,7 @@ pub mod worker;
 // Operations: what is seen from outside, and the whole.
 pub mod admin;
 pub mod cli;
+pub mod cni;
 pub mod log;
 
 pub mod node;

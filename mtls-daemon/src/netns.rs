@@ -8,7 +8,7 @@ mod helper;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -48,7 +48,11 @@ impl Netns {
     /// `/run/netns/web` or `/proc/4711/ns/net`.
     pub fn open(path: &Path) -> io::Result<Self> {
         let opened = helper::ask(Ask::Open(path))?.descriptors.pop();
-        let fd = opened.ok_or(io::ErrorKind::InvalidData)?;
+        Self::of(opened.ok_or(io::ErrorKind::InvalidData)?)
+    }
+
+    /// The namespace behind a descriptor.
+    pub fn of(fd: OwnedFd) -> io::Result<Self> {
         let first = sockets(fd.as_fd(), Kind::StreamV4, 1)?;
         let cookie = cookie_of(first.first().ok_or(io::ErrorKind::InvalidData)?)?;
         Ok(Self::new(fd, cookie, false))
@@ -69,6 +73,12 @@ impl Netns {
             stocks: Default::default(),
             raw: Default::default(),
         }))
+    }
+
+    /// A path that names it, for as long as this is held.
+    pub fn path(&self) -> PathBuf {
+        let (pid, fd) = (std::process::id(), self.0.fd.as_raw_fd());
+        PathBuf::from(format!("/proc/{pid}/fd/{fd}"))
     }
 
     /// Whether the file at `path` still names this namespace.

@@ -5,6 +5,7 @@ use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
 use mtls_tests::{Error, Node, Result, Scene, two_nodes};
+use serde_json::json;
 
 use crate::screen::Screen;
 
@@ -34,7 +35,7 @@ pub(crate) fn show(scene: &Scene, screen: &mut Screen) -> Result {
     let ca = Ca::create(scene.dir(), "ca", "example.org")?;
     let mut daemons = None;
     screen.fact("helm install deploy/chart", || {
-        daemons = Some(Installed::install(&plane, &ca, &a)?);
+        daemons = Some(Installed::install(&plane, &ca, &a, &json!({}))?);
         Ok("a daemon is ready on each".to_owned())
     })?;
     let Some(daemons) = daemons else {

@@ -1,7 +1,8 @@
 //! Two nodes with real kubelets and containerd: what runs in a labelled
 //! namespace speaks mutual TLS, whoever started it and however it ends,
 //! through a Service that nobody else on the nodes carries. The daemon is
-//! installed by its chart.
+//! installed by its chart, with the network plug-in that holds pods back until
+//! they are enrolled.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
 use mtls_tests::{Error, Node, Result, ensure, ensure_eq, play, two_nodes};
+use serde_json::{Value, json};
 
 /// So long news may take on a busy machine.
 const POD: Duration = Duration::from_secs(60);
@@ -27,7 +29,15 @@ fn cluster() -> Result {
             worker.wait_until_ready(&plane)?;
         }
         let ca = Ca::create(scene.dir(), "ca", "example.org")?;
-        let daemons = Installed::install(&plane, &ca, &a)?;
+        let plugin = json!({"cni": {"enabled": true}});
+        let daemons = Installed::install(&plane, &ca, &a, &plugin)?;
+        for worker in &workers {
+            wait_for(
+                Deadline::after(POD),
+                || "the network plug-in to be in its place",
+                || Ok((worker.network_plugins()? == ["bridge", "mtls-daemon"]).then_some(())),
+            )?;
+        }
         plane.apply_file(&manifest("shop.yaml"))?;
         for (what, condition) in [
             ("deployment/web", "Available"),
@@ -82,6 +92,10 @@ fn cluster() -> Result {
             },
         )?;
 
+        // Who asks with its first instruction, once, has its answer.
+        plane.apply(&at_once())?;
+        plane.wait("shop", "job/at-once", "Complete")?;
+
         // Nobody comes in in clear, and nobody without an identity is reached.
         let web = address(&plane, "shop", "app=web", &b)?;
         let stranger = address(&plane, "other", "", &a)?;
@@ -122,8 +136,17 @@ fn cluster() -> Result {
             || Ok(ask(&plane, "shop", "deploy/client", SERVICE).ok()),
         )?;
 
+        pods_wait_for_a_daemon(&plane, &daemons)?;
+
         // Without daemons nobody gets in, but for the kubelets' probes.
         daemons.uninstall()?;
+        for worker in &workers {
+            ensure_eq(
+                worker.network_plugins()?,
+                vec!["bridge".to_owned()],
+                "what an uninstalled daemon leaves behind",
+            )?;
+        }
         refused(&plane, "other", "stranger", &web)?;
         refuses(&plane, "shop", "deploy/client", SERVICE)?;
         let before = probes(&plane)?;
@@ -137,6 +160,62 @@ fn cluster() -> Result {
             },
         )
     })
+}
+
+/// Eight pods that ask the Service before anything else, and never again.
+fn at_once() -> Value {
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "at-once", "namespace": "shop"},
+        "spec": {
+            "completions": 8, "parallelism": 8, "backoffLimit": 0,
+            "template": {"spec": {
+                "serviceAccountName": "client", "restartPolicy": "Never",
+                "containers": [{
+                    "name": "asks", "image": "local.test/app:1",
+                    "command": ["wget", "-qO-", SERVICE],
+                }],
+            }},
+        },
+    })
+}
+
+/// While no daemon runs a pod begins only where its namespace never waits.
+fn pods_wait_for_a_daemon(plane: &ControlPlane, daemons: &Installed<'_>) -> Result {
+    daemons.run(false)?;
+    for namespace in ["shop", "kube-system"] {
+        plane.apply(&json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": "late", "namespace": namespace},
+        }))?;
+        plane.apply(&json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "late", "namespace": namespace},
+            "spec": {
+                "serviceAccountName": "late", "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "shell", "image": "local.test/app:1", "command": ["sleep", "infinity"],
+                }],
+            },
+        }))?;
+    }
+    plane.wait("kube-system", "pod/late", "Ready")?;
+    wait_for(
+        Deadline::after(POD),
+        || "the pod's Event to say what it waits for",
+        || {
+            let about = "--field-selector=involvedObject.name=late,reason=FailedCreatePodSandBox";
+            let events = plane.get(&["events", "-n", "shop", about])?;
+            let mut events = events["items"].as_array().into_iter().flatten();
+            let says = |event: &Value| {
+                let message = event["message"].as_str().unwrap_or_default();
+                message.contains("mtls-daemon does not answer on this node")
+            };
+            Ok(events.any(says).then_some(()))
+        },
+    )?;
+    daemons.run(true)?;
+    plane.wait("shop", "pod/late", "Ready")
 }
 
 /// How many answers each server has given by now.

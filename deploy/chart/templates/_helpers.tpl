@@ -19,6 +19,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ last (splitList ":" .Values.config.metrics.listen) }}
 {{- end }}
 
+{{- define "cniSocket" -}}
+{{ dig "cni" "socket" "/run/mtls-daemon/cni.sock" .Values.config }}
+{{- end }}
+
+{{/*
+The daemon's configuration: what the values say of it, and what the chart knows
+of the network plug-in.
+*/}}
+{{- define "config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- if .Values.cni.enabled }}
+{{- $exclude := .Values.cni.exclude | default (list .Release.Namespace "kube-system") }}
+{{- $cni := dict "enabled" true "conf_dir" .Values.cni.confDir "bin_dir" .Values.cni.binDir "socket" (include "cniSocket" .) "exclude" $exclude "daemonset" .Release.Name }}
+{{- $config = set $config "cni" $cni }}
+{{- end }}
+{{- include "toml" (dict "path" "" "table" $config) }}
+{{- end }}
+
 {{/*
 A table in TOML: its own keys first, then the tables in it. Helm's toToml makes
 every number a float, which is none of the configuration's types; what JSON

@@ -14,14 +14,14 @@ use tokio::time::{sleep, timeout};
 
 /// How much one listener may take of the control thread.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Connections at a time; the next ones wait in the kernel's queue.
-    pub(super) most: usize,
+    pub(crate) most: usize,
     /// From accept to the end of the answer.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
 }
 
-pub(super) trait Listen {
+pub(crate) trait Listen {
     type Stream: 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>>;
@@ -44,7 +44,7 @@ impl Listen for UnixListener {
 }
 
 /// Serves for ever.
-pub(super) async fn attend<L, F>(listener: L, limits: Limits, serve: impl Fn(L::Stream) -> F)
+pub(crate) async fn attend<L, F>(listener: L, limits: Limits, serve: impl Fn(L::Stream) -> F)
 where
     L: Listen,
     F: Future<Output = ()> + 'static,

@@ -3,14 +3,14 @@
 //! only root may use. All of it runs on the control thread.
 
 pub mod client;
-mod door;
+pub(crate) mod door;
 mod observe;
 mod operate;
 pub mod readiness;
 pub mod reply;
 #[cfg(test)]
 pub(crate) mod samples;
-mod socket;
+pub(crate) mod socket;
 pub mod strict;
 mod systemd;
 #[cfg(test)]
@@ -37,15 +37,15 @@ use view::NodeView;
 pub enum AdminError {
     #[error("metrics.listen: {0} cannot be listened at: {1}")]
     Metrics(SocketAddr, #[source] io::Error),
-    #[error("admin.socket: the folder of {0} cannot be made: {1}")]
+    #[error("the socket {0}: its folder cannot be made: {1}")]
     Folder(PathBuf, #[source] io::Error),
-    #[error("admin.socket: {0} cannot be listened at: {1}")]
+    #[error("the socket {0}: it cannot be listened at: {1}")]
     Socket(PathBuf, #[source] io::Error),
     #[error(
-        "admin.socket: another daemon answers at {0}: stop it first, or give this one its own socket"
+        "the socket {0}: another daemon answers there: stop it first, or give this one its own socket"
     )]
     Taken(PathBuf),
-    #[error("admin.socket: {0} is there and is no socket: take it away, or name another path")]
+    #[error("{0} is there and is no socket: take it away, or name another path")]
     NoSocket(PathBuf),
 }
 

@@ -95,6 +95,10 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
             verdict.alarms.push(alarm);
         }
     }
+    if let Some(error) = &status.plugin_error {
+        let alarm = format!("pods do not wait to be enrolled, for want of the plug-in: {error}");
+        verdict.alarms.push(alarm);
+    }
     for bundle in &status.trust_bundles {
         if let Some(error) = &bundle.error {
             let domain = &bundle.trust_domain;

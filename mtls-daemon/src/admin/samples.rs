@@ -51,6 +51,7 @@ pub(crate) fn status() -> NodeStatus {
         }],
         revocation: Vec::new(),
         cluster: None,
+        plugin_error: None,
         peers: 2,
         services: 1,
         displaced: Vec::new(),

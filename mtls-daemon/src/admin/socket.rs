@@ -1,4 +1,4 @@
-//! The admin socket's place in the file system.
+//! A socket's place in the file system, for root alone.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,12 +14,12 @@ use tokio::net::UnixListener;
 use super::AdminError;
 
 /// Takes the socket's file away when the daemon ends, if it is still ours.
-pub(super) struct SocketPath {
+pub(crate) struct SocketPath {
     path: PathBuf,
     inode: Option<u64>,
 }
 
-pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketPath), AdminError> {
+pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketPath), AdminError> {
     if let Some(folder) = path.parent() {
         DirBuilder::new()
             .recursive(true)

@@ -75,6 +75,9 @@ pub struct NodeStatus {
     /// Of the Kubernetes cluster, if the node belongs to one.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
+    /// Why the network plug-in is not in its place, where it should be.
+    #[serde(default)]
+    pub plugin_error: Option<String>,
     /// Workloads of other nodes that the configuration names.
     pub peers: usize,
     pub services: usize,

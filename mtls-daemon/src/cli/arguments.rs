@@ -73,6 +73,12 @@ pub(super) enum Command {
     /// Removes every pinned program and map. Stop the daemon first. Removing
     /// the folder of the pins by hand does the same.
     Detach(Detach),
+    /// Be the network plug-in of a container runtime, which asks by environment
+    /// and standard input.
+    ///
+    /// Runtimes run the copy that the daemon puts among their plug-ins, without
+    /// a word on the command line. See `cni.enabled`.
+    Cni,
     /// Say what a reason code means and what to do; without one, list them.
     Explain(Explain),
     /// Print the version.

@@ -21,6 +21,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::admin::client::ClientError;
+use crate::cni::install::Place;
+use crate::cni::plugin;
 use crate::config::Config;
 use crate::reason::{Reason, Use};
 use crate::{kernel, log, netns};
@@ -44,6 +46,9 @@ enum Exit {
 /// Runs the command; `run` is the daemon itself, given its configuration and
 /// the file that it came from.
 pub fn main<E: Error>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> ExitCode {
+    if plugin::is_called(std::env::args_os()) {
+        return ExitCode::from(u8::from(cni() != Exit::Done));
+    }
     let arguments = Arguments::parse();
     ExitCode::from(match command(arguments.command, run) {
         Exit::Done => 0,
@@ -68,6 +73,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Policy(PolicyCommand::Test(asked)) => policy::test(&asked),
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),
+        Command::Cni => cni(),
         Command::Explain(asked) => explain(&asked),
         Command::Version => say(&format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))),
     }
@@ -122,17 +128,35 @@ fn with_sources(error: &dyn Error) -> String {
     text
 }
 
+fn cni() -> Exit {
+    let said = plugin::run(io::stdin());
+    match (say(&said.text), said.failed) {
+        (Exit::Done, true) => Exit::Failed,
+        (exit, _) => exit,
+    }
+}
+
 fn detach(asked: &Detach) -> Exit {
-    let pins = match (&asked.pins, &asked.config) {
+    let config = crate::config::read(&asked.config).map(|loaded| loaded.config);
+    let pins = match (&asked.pins, &config) {
         (Some(pins), _) => pins.clone(),
-        (None, path) => match crate::config::read(path) {
-            Ok(loaded) => loaded.config.kernel.pins,
-            Err(mistakes) => {
-                complain(&mistakes.to_string());
-                return fail("say where the pins are with --pins");
-            }
-        },
+        (None, Ok(config)) => config.kernel.pins.clone(),
+        (None, Err(mistakes)) => {
+            complain(&mistakes.to_string());
+            return fail("say where the pins are with --pins");
+        }
     };
+    // Nothing is to wait for what is not enforced any more.
+    if let Ok(config) = &config {
+        match Place::new(&config.cni).remove() {
+            Ok(changed) => {
+                for path in changed {
+                    complain(&format!("{}: network plug-in taken out", path.display()));
+                }
+            }
+            Err(error) => return fail(&error.to_string()),
+        }
+    }
     match kernel::detach(&pins) {
         Ok(detached) => say(&gone(&detached, &pins)),
         Err(error) => fail(&with_sources(&error)),

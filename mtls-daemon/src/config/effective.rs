@@ -2,6 +2,7 @@
 //! --effective` prints, and what two configurations are compared by.
 
 mod authorization;
+mod cluster;
 mod directory;
 mod kubernetes;
 mod sources;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use authorization::{authorization_blocks, policy_block};
+use cluster::{cni_block, kubernetes_block};
 use directory::{peer_block, service_block, workload_blocks};
 use kubernetes::kubernetes_block;
 use sources::source_block;
@@ -72,6 +74,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
         policy,
         authorization,
         kubernetes,
+        cni,
         limits,
         admin,
         metrics,
@@ -97,6 +100,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
     let Admin { socket } = admin;
     let Metrics { listen } = metrics;
     blocks.extend([
+        cni_block(cni),
         limits_block(limits),
         block("admin", None, [("socket", path(socket))]),
         block("metrics", None, [("listen", text(listen))]),

@@ -4,6 +4,7 @@
 //! `config show --effective` are written from here.
 
 mod authorization;
+mod cni;
 mod kubernetes;
 mod sources;
 
@@ -11,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use authorization::{AUTHORIZATION_POLICY, FROM, POLICY, TO};
+use cni::CNI;
 use kubernetes::KUBERNETES;
 use sources::{
     NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_DISK_CA, WORKLOAD_FILES,
@@ -362,6 +364,7 @@ pub const SECTIONS: &[Section] = &[
         doc: "The Kubernetes cluster that this node belongs to: its pods, enrolled by label, and its Services. Without this section the daemon asks no API server. The pods' certificates come from [identity.disk-ca], [identity.spire] or [identity.vault].",
         keys: &KUBERNETES,
     },
+    Section { path: "cni", repeated: false, doc: cni::DOC, keys: &CNI },
     Section {
         path: "limits", repeated: false,
         doc: "Everything that waits has a limit. What exceeds one is refused and counted, never queued without end.",

@@ -7,6 +7,7 @@ mod address;
 mod authorization;
 mod changes;
 mod check;
+mod cni;
 mod directory;
 mod document;
 mod effective;
@@ -36,6 +37,7 @@ pub use authorization::{
     Source as RuleSource, Written, principal,
 };
 pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
+pub use cni::Cni;
 pub use directory::Stamp;
 pub use document::{example, markdown};
 pub use effective::effective;
@@ -61,6 +63,7 @@ pub struct Config {
     pub authorization: Vec<AuthorizationPolicy>,
     /// The cluster that this node belongs to.
     pub kubernetes: Option<Kubernetes>,
+    pub cni: Cni,
     pub limits: Limits,
     pub admin: Admin,
     pub metrics: Metrics,

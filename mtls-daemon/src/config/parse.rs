@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::authorization;
 use super::check;
+use super::cni;
 use super::floor;
 use super::kubernetes::kubernetes;
 use super::mistakes::{Complaint, Mistakes, place_of};
@@ -121,6 +122,8 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let cluster = kubernetes_part
         .as_ref()
         .map(|part| kubernetes(part, node.as_ref()));
+    let cni_part = root.table("cni");
+    let cni = cni::cni(&cni_part);
     let limits_part = root.table("limits");
     let limits = limits(&limits_part);
     let admin = root
@@ -154,6 +157,9 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         warnings,
     );
 
+    if let (Some(cni), Some(identity)) = (&cni, &identity) {
+        cni::check(&cni_part, cni, draft.kubernetes.is_some(), identity);
+    }
     if let Some(node) = &node {
         floor::check(&draft, node, cluster.as_ref().and_then(Option::as_ref));
     }
@@ -175,6 +181,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
             Some(cluster) => Some(cluster?),
             None => None,
         },
+        cni: cni?,
         limits: limits?,
         admin: admin?,
         metrics: metrics?,

@@ -8,6 +8,7 @@ mod ask;
 mod crd;
 mod events;
 mod kept;
+mod own;
 mod pods;
 mod policies;
 mod probes;
@@ -41,6 +42,7 @@ use crate::locate;
 
 use events::Events;
 pub use events::Notice;
+pub use own::{Plugin, plugin};
 pub use pods::{Rules, Unfit};
 pub use policies::{Note, Policies, Standing};
 use saved::{Saved, SavedError, Saver};

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::view::WorkloadState;
+use crate::cni::Sandbox;
 use crate::config::{self, Mode, Place};
 use crate::identity::WorkloadIdentity;
 use crate::locate::{LocateError, Located, locate, locate_again};
@@ -26,6 +27,8 @@ pub struct Enrolled {
     watched_since: Option<Instant>,
     /// Where a pod was found.
     pod: Option<PathBuf>,
+    /// What its network plug-in has brought, until a process of it is found.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// How far a workload's network namespace has come.
@@ -70,12 +73,31 @@ impl Enrolled {
             placed,
             watched_since: None,
             pod: None,
+            sandbox: None,
         }
     }
 
-    /// Where its network namespace is now. All cgroups are looked through for
-    /// a pod only as long as it was not found.
+    /// Where its network namespace is now. The sandbox that its runtime makes
+    /// takes the place of what may be left of an earlier one.
     pub fn locate(&mut self, cgroup2: &Path) -> Result<Located, LocateError> {
+        let found = self.look(cgroup2);
+        let Some(sandbox) = &self.sandbox else {
+            return found;
+        };
+        let netns = &sandbox.netns;
+        if matches!(&found, Ok(located) if netns.is_at(&located.netns)) {
+            self.sandbox = None;
+            return found;
+        }
+        Ok(Located {
+            netns: netns.path(),
+            cgroup: None,
+        })
+    }
+
+    /// All cgroups are looked through for a pod only as long as it was not
+    /// found.
+    fn look(&mut self, cgroup2: &Path) -> Result<Located, LocateError> {
         if let Some(pod) = &self.pod
             && let Ok(located) = locate_again(pod)
         {

@@ -5,8 +5,10 @@ mod displaced;
 mod earlier;
 mod enrolled;
 mod place;
+mod plugin;
 mod policies;
 mod reload;
+mod sandboxes;
 mod strict;
 mod view;
 
@@ -34,6 +36,7 @@ use crate::worker::{self, Command};
 
 pub use earlier::Newcomer;
 use enrolled::{Enrolled, Placed};
+pub use plugin::{Plugin, PluginError};
 pub use policies::Policies;
 pub use reload::InstallError;
 
@@ -62,6 +65,8 @@ pub struct Node {
     /// Told when a workload's state may have changed.
     pub changes: watch::Sender<()>,
     pub phase: RefCell<Phase>,
+    /// The network plug-in, where there is one.
+    pub plugin: RefCell<Option<Plugin>>,
 }
 
 /// Where the configuration comes from, and how its last reading went.

@@ -24,9 +24,9 @@ use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
 use crate::spiffe::TrustDomain;
 
-use super::Node;
 use super::enrolled::Enrolled;
 use super::place::is_global;
+use super::{Node, Plugin};
 
 impl NodeView for Node {
     fn status(&self) -> NodeStatus {
@@ -55,6 +55,7 @@ impl NodeView for Node {
             trust_bundles: self.trust_bundles(workloads.values()),
             revocation: self.revocation_statuses(),
             cluster: cluster.as_deref().map(cluster_status),
+            plugin_error: self.plugin.borrow().as_ref().and_then(Plugin::trouble),
             peers: config.peers.len(),
             services: self.facts.borrow().directory.services(),
         }
@@ -338,7 +339,7 @@ fn policy_status(note: &kubernetes::Note) -> PolicyStatus {
     }
 }
 
-fn hook_states(kernel: &Kernel) -> Vec<HookState> {
+pub(super) fn hook_states(kernel: &Kernel) -> Vec<HookState> {
     let attached = kernel.attached().into_iter();
     attached
         .map(|(hook, attached)| HookState { hook, attached })

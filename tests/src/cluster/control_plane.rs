@@ -147,6 +147,12 @@ impl ControlPlane {
         kubectl(&self.node, &self.folder, words)?.success()
     }
 
+    /// kubectl with something that takes its time.
+    pub(super) fn kubectl_for(&self, patience: Duration, words: &[&str]) -> Result<String> {
+        let spawn = kubectl_with(&self.node, &self.folder, words)?;
+        spawn.patience(patience).output()?.success()
+    }
+
     /// kubectl with something to do until it is told to stop.
     pub fn start_kubectl(&self, words: &[&str]) -> Result<Process> {
         kubectl_with(&self.node, &self.folder, words)?.start()

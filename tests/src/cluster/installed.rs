@@ -25,9 +25,15 @@ const NAME: &str = "mtls-daemon";
 const READY: Duration = Duration::from_secs(120);
 
 impl<'a> Installed<'a> {
-    /// `helm install`, with certificates from `ca`; returns when every node's
-    /// daemon is ready. `api_server` is the node that the API server runs on.
-    pub fn install(plane: &'a ControlPlane, ca: &Ca, api_server: &Node) -> Result<Self> {
+    /// `helm install`, with certificates from `ca` and what else the values are
+    /// to be; returns when every node's daemon is ready. `api_server` is the
+    /// node that the API server runs on.
+    pub fn install(
+        plane: &'a ControlPlane,
+        ca: &Ca,
+        api_server: &Node,
+        more: &Value,
+    ) -> Result<Self> {
         plane.kubectl(&["create", "namespace", NAME])?;
         plane.kubectl(&[
             "label",
@@ -46,7 +52,7 @@ impl<'a> Installed<'a> {
             &from_file("key.pem", &ca.key),
         ])?;
         trust(plane, &[ca])?;
-        let values = json!({
+        let mut values = json!({
             "config": {
                 "identity": {
                     "trust_domain": "example.org",
@@ -71,6 +77,9 @@ impl<'a> Installed<'a> {
                 {"name": "trust", "mountPath": "/trust", "readOnly": true},
             ],
         });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            values[key] = value.clone();
+        }
         let file = plane.folder().join("values.json");
         std::fs::write(&file, values.to_string())
             .doing(|| format!("writing {}", file.display()))?;
@@ -106,6 +115,10 @@ impl<'a> Installed<'a> {
     pub fn uninstall(&self) -> Result {
         self.helm(&["uninstall", NAME, "--wait"])?;
         // The DaemonSet goes before its pods do.
+        self.wait_until_gone()
+    }
+
+    fn wait_until_gone(&self) -> Result {
         wait_for(
             Deadline::after(READY),
             || "the daemons' pods to be gone",
@@ -115,6 +128,26 @@ impl<'a> Installed<'a> {
                 Ok(none.then_some(()))
             },
         )
+    }
+
+    /// Takes every daemon away, or brings them back, as somebody does who
+    /// means to: the release stays. Returns when none runs, or all are ready.
+    pub fn run(&self, daemons: bool) -> Result {
+        let nowhere = match daemons {
+            true => Value::Null,
+            false => json!("nowhere"),
+        };
+        let selector = json!({"story": nowhere});
+        let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}});
+        let patch = format!("--patch={patch}");
+        let name = format!("daemonset/{NAME}");
+        self.plane.kubectl(&["patch", "-n", NAME, &name, &patch])?;
+        if !daemons {
+            return self.wait_until_gone();
+        }
+        let within = format!("--timeout={}s", READY.as_secs());
+        let words = ["rollout", "status", "-n", NAME, &name, &within];
+        self.plane.kubectl_for(READY, &words).map(drop)
     }
 
     /// A node's daemon, asked by its own command.

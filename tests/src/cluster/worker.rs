@@ -37,6 +37,7 @@ struct Cgroups {
 }
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
+const NETWORK: &str = "/etc/cni/net.d/10-node.conflist";
 /// Where nodes keep what this harness gives them, by the paths they see.
 const OWN: &str = "/opt/node";
 
@@ -89,6 +90,18 @@ impl Worker {
     /// A program of the node itself, among its files.
     pub fn spawn(&self, program: impl AsRef<Path>) -> Result<Spawn> {
         Ok(self.node.spawn(program)?.mounts(&self.mounts))
+    }
+
+    /// The `type`s of its pods' network plug-ins, in turn.
+    pub fn network_plugins(&self) -> Result<Vec<String>> {
+        let text = self.spawn("cat")?.arg(NETWORK).output()?.success()?;
+        let list: Value = serde_json::from_str(&text).map_err(|error| Error::Unreadable {
+            what: format!("{NETWORK}: {text}"),
+            why: error.to_string(),
+        })?;
+        let plugins = list["plugins"].as_array().into_iter().flatten();
+        let types = plugins.filter_map(|plugin| plugin["type"].as_str());
+        Ok(types.map(str::to_owned).collect())
     }
 
     /// The cgroup that the kubelet runs in.
@@ -198,7 +211,7 @@ fn write_files(node: &Node, files: &Path, plane: &ControlPlane) -> Result {
     )?;
     write(&own.join("containerd.toml"), CONTAINERD)?;
     write(
-        &files.join("etc/cni/net.d/10-node.conflist"),
+        &files.join(NETWORK.trim_start_matches('/')),
         &network_config(node).to_string(),
     )?;
     let plugins = programs::container_runtime("usr/lib/cni/bridge")?;

@@ -38,7 +38,7 @@ const FLOORS: &[&[Room]] = &[
         room("inbound", "dial inbound"),
     ],
     &[room("worker", "worker")],
-    &[room("ops", "log admin cli")],
+    &[room("ops", "log admin cni cli")],
     &[room("node", "node")],
     &[room("app", "app generated")],
 ];

@@ -19,7 +19,8 @@ fn a_cluster_needs_no_key() {
 fn a_cluster_is_written_as_it_was_read() {
     let config = with(
         "[kubernetes]\nnode_name = \"n1\"\nkubeconfig = \"/k\"\nspiffe_path = \"/{namespace}/x\"\n\
-         label_prefix = \"mesh.example.org\"\nmode = \"strict\"\n",
+         label_prefix = \"mesh.example.org\"\nmode = \"strict\"\n[cni]\nenabled = true\n\
+         exclude = [\"infra\"]\ndaemonset = \"mesh\"\n",
     );
     let config = config.unwrap();
     let shown = effective(&config);
@@ -66,4 +67,22 @@ fn with_a_cluster_the_networks_are_its_own() {
     };
     assert!(warned(""));
     assert!(!warned("[kubernetes]\n"));
+}
+
+#[test]
+fn pods_wait_for_a_cluster_that_is_known_only() {
+    let cni = with("[kubernetes]\n[cni]\nenabled = true\n").unwrap().cni;
+    assert!(cni.enabled);
+    assert_eq!(cni.exclude, ["kube-system"]);
+    assert!(!with("").unwrap().cni.enabled);
+
+    let found = mistakes("[cni]\nenabled = true\n");
+    assert!(found[0].contains("add [kubernetes]"), "{found:?}");
+    let text = "version = 1\n[identity]\ntrust_domain = \"example.org\"\n[identity.spire]\n\
+                socket = \"/s\"\nselect = \"pid\"\n[kubernetes]\n[cni]\nenabled = true\n";
+    let mistakes = parse("x", text).unwrap_err();
+    let [mistake] = mistakes.list.as_slice() else {
+        panic!("{mistakes}")
+    };
+    assert!(mistake.what.contains("no process yet"), "{mistake:?}");
 }
