@@ -31,6 +31,8 @@ pub(crate) fn status() -> NodeStatus {
             identity: "spiffe://example.org/web".parse().unwrap(),
             place: Place::Netns("/run/netns/web".into()),
             mode: Mode::Strict,
+            because: "the configuration".to_owned(),
+            since: Some(started),
             state: WorkloadState::Ready,
             svid: Some(SvidStatus {
                 not_before: started,

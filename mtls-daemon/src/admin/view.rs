@@ -144,6 +144,12 @@ pub struct WorkloadStatus {
     pub identity: SpiffeId,
     pub place: Place,
     pub mode: Mode,
+    /// By whose word it has that mode.
+    #[serde(default)]
+    pub because: String,
+    /// When it was last put where it is, or lost.
+    #[serde(with = "text::option_time", default)]
+    pub since: Option<SystemTime>,
     #[serde(flatten)]
     pub state: WorkloadState,
     pub svid: Option<SvidStatus>,

@@ -51,6 +51,10 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Show the node: workloads, certificates, hooks, threads, what is wrong.
     Status(Ask),
+    /// List the workloads: enrolled or not, why, as whom, and since when.
+    ///
+    /// Exit status 1 if one that is to be enrolled is not.
+    Workloads(Ask),
     /// Show the workloads' certificates, the roots and the revocation lists.
     Certificates(Ask),
     /// List the connections that the daemon carries now.

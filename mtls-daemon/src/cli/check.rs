@@ -1,5 +1,5 @@
-//! `check`: asks every workload's source once, as the daemon would, and says
-//! what it lacks.
+//! `check`: asks every workload's source once, as the daemon would, looks at
+//! the node, and says what they lack.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::cni::install::Place;
 use crate::config;
 use crate::identity::{IdentityStore, Timings, WorkloadIdentity, certificate};
+use crate::kernel::{self, VethGate};
 
 use super::humane::count;
 use super::table::table;
@@ -25,10 +27,35 @@ pub(super) fn command(path: &Path) -> Exit {
             return fail(&count(mistakes.list.len(), "mistake"));
         }
     };
+    for lack in lacks(&config) {
+        complain(&format!("warning: {lack}"));
+    }
     match wait_for(ask_all(&config)) {
         Ok(asked) => told(&asked),
         Err(error) => fail(&format!("starting a runtime: {error}")),
     }
+}
+
+/// What the node does not have, each with its remedy.
+fn lacks(config: &config::Config) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if config.kernel.veth_gate == config::VethGate::On && !kernel::has_tcx() {
+        lacks.push(format!(
+            "kernel.veth_gate: this kernel has no tcx, so packet sockets of workloads are not stopped at their veths: {}",
+            VethGate::NoTcx.remedy()
+        ));
+    }
+    if config.cni.enabled {
+        match Place::new(&config.cni).is_in_force() {
+            Ok(true) => {}
+            Ok(false) => lacks.push(format!(
+                "cni: the first network configuration in {} has not this daemon's entry: it adds it when it runs; if it does run, `mtls-daemon status` says what keeps it from that",
+                config.cni.conf_dir.display()
+            )),
+            Err(error) => lacks.push(format!("cni: {error}")),
+        }
+    }
+    lacks
 }
 
 /// What came of a workload's source.

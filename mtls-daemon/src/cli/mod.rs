@@ -12,6 +12,7 @@ mod policy;
 mod status;
 mod strict;
 mod table;
+mod workloads;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -67,6 +68,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Config(ConfigCommand::Show { config, .. }) => config::show(&config),
         Command::Config(ConfigCommand::Example) => say(&crate::config::example()),
         Command::Status(asked) => status::command(&asked),
+        Command::Workloads(asked) => workloads::command(&asked),
         Command::Certificates(asked) => certificates::command(&asked),
         Command::Connections(asked) => connections::command(&asked),
         Command::ReadinessForStrict(asked) => strict::command(&asked),

@@ -181,6 +181,9 @@ fn problems(reply: &StatusReply, out: &mut String) {
             ));
         }
     }
+    if let Some(error) = &reply.status.plugin_error {
+        lines.push(format!("the network plug-in is not in its place: {error}"));
+    }
     for displaced in &reply.status.displaced {
         let inode = displaced
             .netns_inode

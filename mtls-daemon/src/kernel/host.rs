@@ -36,7 +36,7 @@ fn judge(release: &str, status: &str) -> Result<(), KernelError> {
 }
 
 /// Whether programs can stand at interfaces, in order and pinned.
-pub(super) fn has_tcx() -> bool {
+pub fn has_tcx() -> bool {
     const TCX: (u32, u32) = (6, 6);
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .is_ok_and(|release| version(release.trim()).is_some_and(|version| version >= TCX))

@@ -46,6 +46,7 @@ pub use events::fuzz_record;
 pub use events::{Event, Events};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
+pub use host::has_tcx;
 pub use interfaces::addresses;
 pub use mtls_common::counters::{Hook, Outcome};
 pub use veths::VethGate;

@@ -56,7 +56,7 @@ impl VethGate {
     }
 
     /// What an operator should know of it.
-    const fn remedy(self) -> &'static str {
+    pub const fn remedy(self) -> &'static str {
         match self {
             Self::Armed | Self::Off => "nothing to do",
             Self::NoTcx => {

@@ -18,7 +18,7 @@ mod store;
 mod text;
 mod watch;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use crate::locate;
 use events::Events;
 pub use events::Notice;
 pub use own::{Plugin, plugin};
-pub use pods::{Rules, Unfit};
+pub use pods::{Rules, SaidBy, Unfit};
 pub use policies::{Note, Policies, Standing};
 use saved::{Saved, SavedError, Saver};
 pub use services::PodRef;
@@ -67,6 +67,15 @@ pub struct Snapshot {
     pub unfit: Vec<Unfit>,
     /// Who may call them, by objects of the cluster.
     pub policies: Arc<Policies>,
+    /// Who has decided on each of them, by UID.
+    pub said_by: HashMap<String, SaidBy>,
+}
+
+impl Snapshot {
+    /// Who has decided on the mode of a pod.
+    pub fn decided(&self, uid: &str) -> &'static str {
+        self.said_by.get(uid).map_or("", |by| by.word())
+    }
 }
 
 /// What the rest of the daemon has to say here.

@@ -68,6 +68,27 @@ pub struct Unfit {
     pub why: String,
 }
 
+/// Who decides on a pod's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidBy {
+    /// Its own label or annotation.
+    Pod,
+    /// The label of its namespace.
+    Namespace,
+    /// Nobody, so that the node's default holds.
+    Node,
+}
+
+impl SaidBy {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pod => "its label",
+            Self::Namespace => "its namespace",
+            Self::Node => "kubernetes.mode",
+        }
+    }
+}
+
 /// Parts of the names of runtime classes under which a pod's sockets are not
 /// the host's.
 const SANDBOXES: [&str; 3] = ["kata", "gvisor", "runsc"];
@@ -132,6 +153,15 @@ impl Pod {
         let is_sandbox = SANDBOXES.iter().any(|sandbox| class.contains(sandbox));
         is_sandbox
             .then(|| format!("its runtime class {class} keeps its sockets in a kernel of its own"))
+    }
+
+    /// By whose word it has its mode.
+    pub(super) fn said_by(&self, of_namespace: Option<Mode>) -> SaidBy {
+        match (self.mode, of_namespace) {
+            (Some(_), _) => SaidBy::Pod,
+            (None, Some(_)) => SaidBy::Namespace,
+            (None, None) => SaidBy::Node,
+        }
     }
 
     fn mode(&self, of_namespace: Option<Mode>, rules: &Rules) -> Mode {

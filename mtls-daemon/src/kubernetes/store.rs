@@ -25,7 +25,7 @@ use super::Snapshot;
 use super::ask::Hints;
 use super::crd::Served;
 use super::kept::{Change, Kept};
-use super::pods::{Pod, Rules, Unfit, mode};
+use super::pods::{Pod, Rules, SaidBy, Unfit, mode};
 use super::policies::{Object, Policies};
 use super::services::{PodRef, Service, Slice};
 
@@ -322,6 +322,7 @@ impl Store {
             workloads: self.workloads(),
             unfit: self.unfit(),
             policies,
+            said_by: self.said_by(),
         }
     }
 
@@ -343,6 +344,14 @@ impl Store {
             pod.unfit(*of_namespace, &self.rules)
         });
         unfit.collect()
+    }
+
+    fn said_by(&self) -> HashMap<String, SaidBy> {
+        let said = self.pods.values().filter_map(|pod| {
+            let of_namespace = self.namespaces.get(&pod.namespace)?;
+            Some((pod.uid.clone(), pod.said_by(*of_namespace)))
+        });
+        said.collect()
     }
 
     /// The pod of this node with that UID.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ pub struct Enrolled {
     pub mode: Mode,
     pub identity: watch::Receiver<WorkloadIdentity>,
     pub placed: Placed,
+    /// Since when it is placed so.
+    pub since: Option<SystemTime>,
     /// Since when what it says and hears in clear passes by the daemon's eyes.
     watched_since: Option<Instant>,
     /// Where a pod was found.
@@ -71,6 +73,7 @@ impl Enrolled {
             mode,
             identity,
             placed,
+            since: None,
             watched_since: None,
             pod: None,
             sandbox: None,

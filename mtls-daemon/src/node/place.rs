@@ -41,7 +41,10 @@ impl Node {
                     .find(|(other, of)| *of == cookie && other != name);
                 other.map(|(other, _)| other.clone())
             };
-            changed |= self.settle(enrolled, others);
+            if self.settle(enrolled, others) {
+                enrolled.since = Some(self.clock.now());
+                changed = true;
+            }
         }
         self.let_go(&workloads);
         drop(workloads);

@@ -33,7 +33,6 @@ impl NodeView for Node {
         let config = self.config.borrow();
         let workloads = self.workloads.borrow();
         let cluster = self.cluster.borrow();
-        let unfit = cluster.iter().flat_map(|snapshot| &snapshot.unfit);
         NodeStatus {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,7 +48,7 @@ impl NodeView for Node {
             workloads: workloads
                 .values()
                 .map(|enrolled| self.workload_status(enrolled))
-                .chain(unfit.map(unfit_status))
+                .chain(cluster.iter().flat_map(|it| unfit_statuses(it)))
                 .collect(),
             displaced: self.displaced(&workloads),
             trust_bundles: self.trust_bundles(workloads.values()),
@@ -164,12 +163,31 @@ impl Node {
             identity: enrolled.wanted.spiffe_id.clone(),
             place: enrolled.wanted.place.clone(),
             mode: enrolled.mode,
+            because: self.because(enrolled).to_owned(),
+            since: enrolled.since,
             state: enrolled.state(),
             svid: identity.svid.as_deref().map(svid_status),
             renewal_error: identity.failure.as_ref().map(ToString::to_string),
             netns_cookie: enrolled.cookie().map(|cookie| cookie.0),
             addresses: enrolled.wanted.addresses.clone(),
             connections: enrolled.connections(),
+        }
+    }
+
+    /// By whose word a workload has its mode.
+    fn because(&self, enrolled: &Enrolled) -> &'static str {
+        let wanted = &enrolled.wanted;
+        if wanted.mode.is_some_and(|mode| mode != enrolled.mode) {
+            return "node.floor";
+        }
+        match (&wanted.place, wanted.mode) {
+            (Place::Pod(uid), _) => self
+                .cluster
+                .borrow()
+                .as_ref()
+                .map_or("", |it| it.decided(uid)),
+            (_, Some(_)) => "the configuration",
+            (_, None) => "node.mode",
         }
     }
 
@@ -299,7 +317,12 @@ impl Node {
     }
 }
 
-fn unfit_status(unfit: &kubernetes::Unfit) -> WorkloadStatus {
+fn unfit_statuses(snapshot: &kubernetes::Snapshot) -> impl Iterator<Item = WorkloadStatus> {
+    let unfit = snapshot.unfit.iter();
+    unfit.map(|unfit| unfit_status(unfit, snapshot.decided(&unfit.pod.uid)))
+}
+
+fn unfit_status(unfit: &kubernetes::Unfit, because: &str) -> WorkloadStatus {
     let kubernetes::PodRef {
         namespace,
         name,
@@ -310,6 +333,8 @@ fn unfit_status(unfit: &kubernetes::Unfit) -> WorkloadStatus {
         identity: unfit.identity.clone(),
         place: Place::Pod(uid.clone()),
         mode: unfit.mode,
+        because: because.to_owned(),
+        since: None,
         state: WorkloadState::NotEnrolled {
             reason: Reason::CannotEnrol,
             detail: unfit.why.clone(),

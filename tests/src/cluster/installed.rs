@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::deadline::{Deadline, wait_for};
-use crate::error::{Doing, Error, Result, ensure};
+use crate::error::{Doing, Error, Result, ensure, ensure_eq};
 use crate::mesh::{self, Ca, Metrics};
 use crate::mounts::CGROUP;
 use crate::node::{Family, Node};
@@ -88,6 +88,7 @@ impl<'a> Installed<'a> {
         let chart = chart();
         let chart = chart.to_string_lossy();
         installed.helm(&["lint", "--strict", &chart, "--values", &values])?;
+        kinds_that_are_known(plane.node())?;
         let within = format!("{}s", READY.as_secs());
         let done = installed.helm(&[
             "install",
@@ -242,6 +243,40 @@ impl<'a> Installed<'a> {
             ]),
         ))
     }
+}
+
+/// The Prometheus operator's objects are for clusters that have its kinds.
+fn kinds_that_are_known(node: &Node) -> Result {
+    for (versions, there) in [
+        (
+            &["monitoring.coreos.com/v1/PodMonitor"][..],
+            &["PodMonitor"][..],
+        ),
+        (
+            &[
+                "monitoring.coreos.com/v1/PodMonitor",
+                "monitoring.coreos.com/v1/PrometheusRule",
+            ],
+            &["PodMonitor", "PrometheusRule"],
+        ),
+        (&[], &[]),
+    ] {
+        let mut helm = node
+            .spawn(programs::helm()?)?
+            .args(["template", NAME])
+            .arg(chart())
+            .args(["--kube-version", "1.36.3"])
+            .args(["--set", "config.identity.trust_domain=example.org"]);
+        for version in versions {
+            helm = helm.args(["--api-versions", version]);
+        }
+        let filled = helm.output()?.success()?;
+        for kind in ["PodMonitor", "PrometheusRule"] {
+            let is_there = filled.contains(&format!("\nkind: {kind}\n"));
+            ensure_eq(is_there, there.contains(&kind), kind)?;
+        }
+    }
+    Ok(())
 }
 
 /// A template with what no cluster has to say about.
