@@ -55,7 +55,8 @@ impl Keeper {
 
     /// Takes the entry away, for good.
     pub fn leave(&self) -> Result<Vec<PathBuf>, InstallError> {
-        match lock(&self.0.place).take() {
+        let place = lock(&self.0.place).take();
+        match place {
             Some(place) => place.remove(),
             None => Ok(Vec::new()),
         }
