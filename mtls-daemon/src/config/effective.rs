@@ -2,7 +2,7 @@
 //! --effective` prints, and what two configurations are compared by.
 
 mod authorization;
-mod cluster;
+mod cni;
 mod directory;
 mod kubernetes;
 mod sources;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use authorization::{authorization_blocks, policy_block};
-use cluster::{cni_block, kubernetes_block};
+use cni::cni_block;
 use directory::{peer_block, service_block, workload_blocks};
 use kubernetes::kubernetes_block;
 use sources::source_block;
