@@ -18,7 +18,7 @@ pub(crate) fn is_stepped() -> bool {
     env::var_os(STEPPED).is_some()
 }
 
-/// From here on the calling thread is stepped through, until [`leave`].
+/// From here on the calling thread is stepped through, until the last [`lap`].
 pub(crate) fn enter() {
     // First of all: who waits for a thread that it does not trace is told that
     // there is none.
@@ -29,12 +29,15 @@ pub(crate) fn enter() {
     raise(Signal::SIGSTOP).unwrap();
 }
 
-pub(crate) fn leave() {
+/// What came since `enter`, or since the last one, was one lap.
+pub(crate) fn lap() {
     raise(Signal::SIGSTOP).unwrap();
 }
 
-/// How many instructions the test of that name needs between the two.
-pub(crate) fn instructions_of(test: &str) -> u64 {
+/// How many instructions the test of that name needs for the shortest of so
+/// many laps: on a busy machine there are laps in which it polls for longer.
+/// An instruction takes some 30 us; a lap of more than `most` is given up.
+pub(crate) fn shortest_lap(test: &str, laps: u32, most: u64) -> u64 {
     let mut child = Stepped(
         Command::new(env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
@@ -50,22 +53,27 @@ pub(crate) fn instructions_of(test: &str) -> u64 {
         .find_map(|line| line.strip_prefix("stepped ")?.trim().parse().ok())
         .map(Pid::from_raw)
         .expect("the child says which thread to step through");
-    let mut steps = 0;
     assert_eq!(next_stop(thread), Signal::SIGSTOP);
     ptrace::setoptions(thread, ptrace::Options::PTRACE_O_EXITKILL).unwrap();
-    let mut signal = None;
-    loop {
-        ptrace::step(thread, signal).unwrap();
-        match next_stop(thread) {
-            Signal::SIGTRAP => steps += 1,
-            Signal::SIGSTOP => break,
-            other => signal = Some(other),
+    let mut shortest = u64::MAX;
+    for _ in 0..laps {
+        let mut steps = 0;
+        let mut signal = None;
+        loop {
+            ptrace::step(thread, signal).unwrap();
+            match next_stop(thread) {
+                Signal::SIGTRAP => steps += 1,
+                Signal::SIGSTOP => break,
+                other => signal = Some(other),
+            }
+            assert!(steps <= most, "a lap of more than {most} instructions");
         }
+        shortest = shortest.min(steps);
     }
     ptrace::detach(thread, None).unwrap();
     lines.for_each(drop);
     assert!(child.0.wait().unwrap().success());
-    steps
+    shortest
 }
 
 /// The child, which a test that fails does not leave behind, stopped.
