@@ -132,6 +132,35 @@ fn kubernetes() -> Result {
         answers(&client, vips[0], "two")?;
         mesh.wire()?.ensure_only_tls()?;
 
+        // A permissive pod reaches those of whom the labels say that they have no
+        // daemon, on either node; the others as ever.
+        let elsewhere = on_b.pod(&plane, &pod("other", "elsewhere", "web"))?;
+        let _elsewhere = elsewhere.pod.serve(8080, [Step::Say("elsewhere".into())])?;
+        wait_for_mode(mesh.daemon(&b)?, &elsewhere, "off")?;
+        refused(&client, elsewhere.pod.at(Family::V4, 8080), "elsewhere")?;
+        mesh.daemon(&a)?
+            .wait_for_access("whom a strict pod does not call", |line| {
+                line["reason"] == "not_enrolled"
+            })?;
+        namespace(
+            &plane,
+            "shop",
+            &json!({"mtls-daemon.io/mode": "permissive"}),
+        )?;
+        wait_for_mode(mesh.daemon(&a)?, &client, "permissive")?;
+        for family in Family::BOTH {
+            answers(&client, elsewhere.pod.at(family, 8080), "elsewhere")?;
+            answers(&client, stranger.pod.at(family, 8080), "stranger")?;
+        }
+        mesh.daemon(&a)?.wait_for_metrics(
+            "whom the permissive pod called in clear",
+            |metrics| {
+                let labels = [("direction", "outbound"), ("reason", "not_enrolled")];
+                metrics.count("mtls_plaintext_connections_total", &labels) >= 4
+            },
+        )?;
+        answers(&client, vips[0], "two")?;
+
         // Who is not labelled, or not any more, is left alone.
         namespace(&plane, "shop", &json!({"mtls-daemon.io/mode": "off"}))?;
         wait_for_mode(mesh.daemon(&a)?, &client, "off")?;

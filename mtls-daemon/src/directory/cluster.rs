@@ -36,9 +36,21 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     Workload(SpiffeId),
+    /// A pod that its labels, and those of its namespace, do not enrol.
+    NotEnrolled(SpiffeId),
     /// A node, whose address is also that of its pods with `hostNetwork`.
     Node,
     Nobody,
+}
+
+impl Who {
+    /// Of a pod, enrolled or not.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Workload(id) | Self::NotEnrolled(id) => Some(id),
+            Self::Node | Self::Nobody => None,
+        }
+    }
 }
 
 /// An answer is used for longer, and asked for again in the background.
@@ -49,7 +61,7 @@ const FRESH_NOBODY: Duration = Duration::from_millis(500);
 impl Seen {
     pub(super) fn is_old(&self, now: Instant) -> bool {
         let limit = match self.who {
-            Who::Workload(_) | Who::Node => FRESH,
+            Who::Workload(_) | Who::NotEnrolled(_) | Who::Node => FRESH,
             Who::Nobody => FRESH_NOBODY,
         };
         let age = |asked| now.saturating_duration_since(asked);
@@ -70,7 +82,8 @@ mod tests {
             asked,
         };
         let later = now + Duration::from_secs(2);
-        for known in [&web, &Who::Node] {
+        let old = Who::NotEnrolled("spiffe://example.org/old".parse().unwrap());
+        for known in [&web, &old, &Who::Node] {
             assert!(!seen(known, None).is_old(later));
             assert!(!seen(known, Some(now)).is_old(later));
             assert!(seen(known, Some(now)).is_old(now + FRESH));

@@ -63,6 +63,8 @@ pub struct Directory {
     cluster: Arc<Cluster>,
     mesh: Vec<IpNet>,
     tunnel_port: u16,
+    /// Nobody is off, whatever labels say.
+    has_floor: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl Directory {
             cluster,
             mesh,
             tunnel_port: config.network.tunnel_port,
+            has_floor: config.node.floor != Mode::Off,
         }
     }
 
@@ -194,7 +197,7 @@ impl Directory {
     /// over: the mesh networks, and what of the directory lies outside them.
     pub fn captured_networks(&self) -> Vec<IpNet> {
         let seen = self.cluster.seen.iter();
-        let pods = seen.filter(|(_, seen)| matches!(seen.who, Who::Workload(_)));
+        let pods = seen.filter(|(_, seen)| seen.who.identity().is_some());
         let workloads = self
             .workloads
             .keys()
@@ -279,9 +282,12 @@ impl Directory {
 
     /// Whether it is not known to be a workload without a daemon.
     fn is_enrolled(&self, address: IpAddr) -> bool {
-        self.workloads
-            .get(&address)
-            .is_none_or(|entry| entry.enrolled)
+        if let Some(entry) = self.workloads.get(&address) {
+            return entry.enrolled;
+        }
+        let is_off = |seen: &Seen| matches!(seen.who, Who::NotEnrolled(_));
+        // The floor enrols whom labels do not.
+        self.has_floor || !self.cluster.seen.get(&address).is_some_and(is_off)
     }
 
     /// What the operator wrote goes first.
@@ -289,10 +295,7 @@ impl Directory {
         if let Some(entry) = self.workloads.get(&address) {
             return Some(&entry.id);
         }
-        match &self.cluster.seen.get(&address)?.who {
-            Who::Workload(id) => Some(id),
-            Who::Node | Who::Nobody => None,
-        }
+        self.cluster.seen.get(&address)?.who.identity()
     }
 }
 

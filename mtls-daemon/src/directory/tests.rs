@@ -124,6 +124,20 @@ fn nobody_is_an_answer_and_no_identity() {
 }
 
 #[test]
+fn a_pod_without_a_daemon_is_one_unless_a_floor_gives_it_one() {
+    let mut cluster = cluster();
+    let (who, asked) = (Who::NotEnrolled(id("old")), None);
+    cluster.seen.insert(ip("10.0.1.1"), Seen { who, asked });
+    let found = directory(cluster.clone()).find(dst("10.0.1.1:80"));
+    let address = "10.0.1.1:80".parse().unwrap();
+    assert_eq!(found, Destination::NotEnrolled(address));
+    let floor = NODE.replace("version = 1", "version = 1\n[node]\nfloor = \"permissive\"");
+    let config = crate::config::parse("x", &(floor + "mode = \"permissive\"\n")).unwrap();
+    let found = Directory::new(&config, Arc::new(cluster)).find(dst("10.0.1.1:80"));
+    assert!(matches!(found, Destination::Workload(_)), "{found:?}");
+}
+
+#[test]
 fn a_clients_connection_stays_in_its_family() {
     let mut cluster = kubernetes();
     let behind = Behind {

@@ -23,6 +23,14 @@ pub(super) struct Hints {
     pub(super) of_node: bool,
 }
 
+/// Who was found at an address. What a pod's mode is, its namespace's labels
+/// have a say in.
+pub(super) enum Found {
+    Pod(Box<Pod>),
+    Node,
+    Nobody,
+}
+
 /// Who is at `address`. A node may say what it likes of its own addresses, and
 /// of those of its pods with `hostNetwork`: whichever other pod is there counts.
 pub(super) async fn who(
@@ -30,24 +38,23 @@ pub(super) async fn who(
     address: IpAddr,
     hints: Hints,
     rules: &Rules,
-) -> kube::Result<Who> {
+) -> kube::Result<Found> {
     let mut of_node = hints.of_node;
     if let Some(named) = hints.pod {
         let pods: Api<core::Pod> = Api::namespaced(client.clone(), &named.namespace);
         let pod = pods.get_opt(&named.name).await?;
         let pod = pod.and_then(|pod| Pod::read(pod, rules));
-        let pod = pod.filter(|pod| pod.uid == named.uid);
-        match pod.map(|pod| pod.at(address, rules)) {
-            Some(Who::Workload(id)) => return Ok(Who::Workload(id)),
-            Some(Who::Node) => of_node = true,
-            Some(Who::Nobody) | None => {}
+        match judge(pod.filter(|pod| pod.uid == named.uid), address, rules) {
+            Found::Pod(pod) => return Ok(Found::Pod(pod)),
+            Found::Node => of_node = true,
+            Found::Nobody => {}
         }
     }
     let by_address = format!("status.podIP={address}");
     match among(client, &by_address, address, rules).await? {
-        Who::Workload(id) => return Ok(Who::Workload(id)),
-        Who::Node => of_node = true,
-        Who::Nobody => {}
+        Found::Pod(pod) => return Ok(Found::Pod(pod)),
+        Found::Node => of_node = true,
+        Found::Nobody => {}
     }
     match hints.node {
         // What was asked for knows the first of a pod's addresses only. And
@@ -55,25 +62,41 @@ pub(super) async fn who(
         Some(node) => {
             let on_node = format!("spec.nodeName={node}");
             match among(client, &on_node, address, rules).await? {
-                Who::Workload(id) => Ok(Who::Workload(id)),
-                Who::Node | Who::Nobody => Ok(Who::Nobody),
+                Found::Pod(pod) => Ok(Found::Pod(pod)),
+                Found::Node | Found::Nobody => Ok(Found::Nobody),
             }
         }
-        None if of_node => Ok(Who::Node),
-        None => Ok(Who::Nobody),
+        None if of_node => Ok(Found::Node),
+        None => Ok(Found::Nobody),
     }
 }
 
-async fn among(client: &Client, fields: &str, address: IpAddr, rules: &Rules) -> kube::Result<Who> {
+async fn among(
+    client: &Client,
+    fields: &str,
+    address: IpAddr,
+    rules: &Rules,
+) -> kube::Result<Found> {
     let pods: Api<core::Pod> = Api::all(client.clone());
     let pods = pods.list(&ListParams::default().fields(fields)).await?;
-    let mut found = Who::Nobody;
+    let mut found = Found::Nobody;
     for pod in pods.items {
-        match Pod::read(pod, rules).map(|pod| pod.at(address, rules)) {
-            Some(Who::Workload(id)) => return Ok(Who::Workload(id)),
-            Some(Who::Node) => found = Who::Node,
-            Some(Who::Nobody) | None => {}
+        match judge(Pod::read(pod, rules), address, rules) {
+            Found::Pod(pod) => return Ok(Found::Pod(pod)),
+            Found::Node => found = Found::Node,
+            Found::Nobody => {}
         }
     }
     Ok(found)
+}
+
+fn judge(pod: Option<Pod>, address: IpAddr, rules: &Rules) -> Found {
+    let Some(pod) = pod else {
+        return Found::Nobody;
+    };
+    match pod.at(address, None, rules) {
+        Who::Workload(_) | Who::NotEnrolled(_) => Found::Pod(Box::new(pod)),
+        Who::Node => Found::Node,
+        Who::Nobody => Found::Nobody,
+    }
 }

@@ -40,6 +40,7 @@ use crate::config::{self, Config, IstioPolicies};
 use crate::directory::{Cluster, Who};
 use crate::locate;
 
+use ask::Found;
 use events::Events;
 pub use events::Notice;
 pub use own::{Plugin, plugin};
@@ -280,7 +281,7 @@ struct Observer {
 /// What came of a question.
 struct Answer {
     address: IpAddr,
-    said: Result<Who, String>,
+    said: Result<Found, String>,
 }
 
 impl Observer {
@@ -411,7 +412,12 @@ impl Observer {
         let Answer { address, said } = answer;
         self.asked.remove(&address);
         match said {
-            Ok(who) => {
+            Ok(found) => {
+                let who = match found {
+                    Found::Pod(pod) => self.store.who(&pod, address),
+                    Found::Node => Who::Node,
+                    Found::Nobody => Who::Nobody,
+                };
                 self.store.answer(address, who, Instant::now());
                 true
             }

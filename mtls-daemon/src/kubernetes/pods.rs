@@ -205,12 +205,23 @@ impl Pod {
             .ok()
     }
 
-    /// Who it makes be at `address`.
-    pub(super) fn at(&self, address: IpAddr, rules: &Rules) -> Who {
+    /// Who it makes be at `address`. What is said of a namespace that is not
+    /// known may be anything, so the pod counts as enrolled.
+    pub(super) fn at(
+        &self,
+        address: IpAddr,
+        of_namespace: Option<Option<Mode>>,
+        rules: &Rules,
+    ) -> Who {
         if self.ended || !self.addresses.contains(&address) {
             return Who::Nobody;
         }
+        let mode = match (self.mode, of_namespace) {
+            (None, None) => None,
+            (own, of_namespace) => Some(own.or(of_namespace.flatten()).unwrap_or(rules.mode)),
+        };
         match self.identity(rules) {
+            Some(id) if mode == Some(Mode::Off) => Who::NotEnrolled(id),
             Some(id) => Who::Workload(id),
             None if self.host_network => Who::Node,
             None => Who::Nobody,
@@ -419,12 +430,33 @@ mod tests {
         let at = |phase: &str| {
             let status = json!({"phase": phase, "podIPs": [{"ip": "192.0.2.7"}]});
             let pod = pod(&json!({}), &host, &status);
-            pod.at("192.0.2.7".parse().unwrap(), &rules())
+            pod.at("192.0.2.7".parse().unwrap(), Some(None), &rules())
         };
         assert_eq!([at("Running"), at("Failed")], [Who::Node, Who::Nobody]);
         let nameless = json!({"containers": []});
         let id = pod(&json!({}), &nameless, &json!({})).identity(&rules());
         assert!(id.unwrap().as_str().ends_with("/sa/default"));
+    }
+
+    #[test]
+    fn a_pod_is_known_to_have_no_daemon_by_labels_alone() {
+        let status = json!({"podIPs": [{"ip": "10.0.1.4"}]});
+        let is_off = |labels: Value, namespace| {
+            let metadata = json!({"labels": labels});
+            let pod = pod(&metadata, &plain(), &status);
+            let who = pod.at("10.0.1.4".parse().unwrap(), namespace, &rules());
+            assert!(who.identity().is_some(), "{who:?}");
+            matches!(who, Who::NotEnrolled(_))
+        };
+        let off = json!({"mtls-daemon.io/mode": "off"});
+        let on = json!({"mtls-daemon.io/mode": "permissive"});
+        assert!(is_off(json!({}), Some(None)), "by default");
+        assert!(is_off(json!({}), Some(Some(Mode::Off))));
+        assert!(is_off(off.clone(), Some(Some(Mode::Strict))));
+        assert!(is_off(off, None), "its own label is enough");
+        assert!(!is_off(json!({}), None), "its namespace may say anything");
+        assert!(!is_off(json!({}), Some(Some(Mode::Permissive))));
+        assert!(!is_off(on, Some(Some(Mode::Off))));
     }
 
     #[test]

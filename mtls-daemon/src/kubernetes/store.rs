@@ -125,7 +125,12 @@ impl Store {
                     }
                     Some(mode)
                 };
-                changed(&self.namespaces.heed(*event, key, read))
+                let changed = changed(&self.namespaces.heed(*event, key, read));
+                if changed {
+                    // Whom it enrols is asked for again.
+                    self.answers.clear();
+                }
+                changed
             }
             News::Service(event) => {
                 let change = self.services.heed(*event, key, Service::read);
@@ -224,6 +229,12 @@ impl Store {
         self.outdated.extend(all);
     }
 
+    /// Who a pod makes be at one of its addresses.
+    pub(super) fn who(&self, pod: &Pod, address: IpAddr) -> Who {
+        let of_namespace = self.namespaces.get(&pod.namespace).copied();
+        pod.at(address, of_namespace, &self.rules)
+    }
+
     /// What the API server said of an address when it was asked.
     pub(super) fn answer(&mut self, address: IpAddr, who: Who, asked: Instant) {
         let asked = Some(asked);
@@ -278,7 +289,7 @@ impl Store {
     pub(super) fn forget_old_answers(&mut self, now: Instant) {
         self.answers.retain(|_, seen| {
             let limit = match seen.who {
-                Who::Workload(_) | Who::Node => FORGET,
+                Who::Workload(_) | Who::NotEnrolled(_) | Who::Node => FORGET,
                 Who::Nobody => FORGET_NOBODY,
             };
             let age = |asked| now.saturating_duration_since(asked);
@@ -298,9 +309,11 @@ impl Store {
         let mut seen = self.answers.clone();
         for pod in self.pods.values() {
             for &address in &pod.addresses {
-                let (who, asked) = (pod.at(address, &self.rules), None);
+                let (who, asked) = (self.who(pod, address), None);
                 match who {
-                    Who::Workload(_) => drop(seen.insert(address, Seen { who, asked })),
+                    Who::Workload(_) | Who::NotEnrolled(_) => {
+                        drop(seen.insert(address, Seen { who, asked }));
+                    }
                     // Asking tells more.
                     Who::Node | Who::Nobody => {}
                 }

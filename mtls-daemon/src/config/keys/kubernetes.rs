@@ -14,7 +14,7 @@ pub(super) const KUBERNETES: [Key; 9] = [
     key("spiffe_path", IdTemplate, Is(r#""/ns/{namespace}/sa/{service_account}""#), Restart, r#""/ns/{namespace}/sa/{service_account}""#,
         "Path of the pods' SPIFFE IDs in `identity.trust_domain`; `{namespace}` and `{service_account}` stand for the pod's. The same on all nodes."),
     key("label_prefix", LabelPrefix, Is(r#""mtls-daemon.io""#), Restart, r#""mtls-daemon.io""#,
-        "What the labels and annotations that the daemon heeds begin with: the label `PREFIX/mode` of a namespace, and the label or annotation `PREFIX/mode` of a pod, which goes first, are `strict` or `off`."),
+        "What the labels and annotations that the daemon heeds begin with: the label `PREFIX/mode` of a namespace, and the label or annotation `PREFIX/mode` of a pod, which goes first, are `strict`, `permissive` or `off`."),
     key("mode", MODES, Is(r#""off""#), Restart, r#""off""#,
         "Mode of the pods of which no label speaks."),
     key("kubelet_cgroup", Path, Unset("its probes are refused, but at excluded ports"), Restart, r#""/sys/fs/cgroup/system.slice/kubelet.service""#,

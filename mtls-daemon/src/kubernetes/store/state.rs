@@ -58,6 +58,7 @@ struct Known {
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Workload(String),
+    NotEnrolled(String),
     Node,
 }
 
@@ -73,6 +74,7 @@ impl Store {
         let answers = self.answers.iter().filter_map(|(address, seen)| {
             let answer = match &seen.who {
                 Who::Workload(id) => Answer::Workload(id.as_str().to_owned()),
+                Who::NotEnrolled(id) => Answer::NotEnrolled(id.as_str().to_owned()),
                 Who::Node => Answer::Node,
                 Who::Nobody => return None,
             };
@@ -111,11 +113,13 @@ impl Store {
         known.pods.retain(|_, pod| here.contains(&pod.uid));
         let mut answers = HashMap::new();
         for (address, answer) in known.answers {
+            let id = |id: String| {
+                let id = id.parse();
+                id.map_err(|error| unreadable(format!("{address}: {error}")))
+            };
             let who = match answer {
-                Answer::Workload(id) => Who::Workload(
-                    id.parse()
-                        .map_err(|error| unreadable(format!("{id}: {error}")))?,
-                ),
+                Answer::Workload(name) => Who::Workload(id(name)?),
+                Answer::NotEnrolled(name) => Who::NotEnrolled(id(name)?),
                 Answer::Node => Who::Node,
             };
             let asked = Some(now);

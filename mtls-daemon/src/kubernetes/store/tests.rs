@@ -183,6 +183,31 @@ fn a_pod_waits_for_its_namespace() {
 }
 
 #[test]
+fn who_has_no_daemon_is_known_by_labels_and_asked_for_again_when_they_change() {
+    let (own, peer): (IpAddr, IpAddr) = ("10.0.1.4".parse().unwrap(), "10.0.2.4".parse().unwrap());
+    let mut store = whole();
+    store.heed(pod());
+    let who = |store: &mut Store, address| {
+        let seen = store.snapshot(None).cluster.seen.get(address).cloned();
+        seen.map(|seen| seen.who)
+    };
+    let Who::Workload(id) = web() else {
+        panic!("it was made so");
+    };
+    assert_eq!(
+        who(&mut store, &own),
+        Some(web()),
+        "its namespace is unknown"
+    );
+    store.heed(namespace(&json!({})));
+    assert_eq!(who(&mut store, &own), Some(Who::NotEnrolled(id)));
+    store.answer(peer, web(), Instant::now());
+    store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"})));
+    assert_eq!(who(&mut store, &own), Some(web()));
+    assert_eq!(who(&mut store, &peer), None);
+}
+
+#[test]
 fn a_service_follows_its_slices_whichever_comes_first() {
     let address: IpAddr = "10.96.0.5".parse().unwrap();
     let endpoints = |store: &mut Store| {
@@ -268,6 +293,9 @@ fn the_next_daemon_knows_what_this_one_knew() {
     }
     store.answer(peer, web(), now);
     store.answer(gone, Who::Nobody, now);
+    let off = Who::NotEnrolled("spiffe://example.org/ns/shop/sa/old".parse().unwrap());
+    let old: IpAddr = "10.0.2.6".parse().unwrap();
+    store.answer(old, off, now);
     let before = store.snapshot(None);
     let saved = store.saved();
     let known = |rules, here: &'static str| {
@@ -289,6 +317,7 @@ fn the_next_daemon_knows_what_this_one_knew() {
         after.cluster.seen.get(&peer),
         before.cluster.seen.get(&peer)
     );
+    assert_eq!(after.cluster.seen.get(&old), before.cluster.seen.get(&old));
     assert!(!after.cluster.seen.contains_key(&gone));
     assert_eq!(next.pod_at(peer).unwrap().name, "web-9");
 
