@@ -134,8 +134,10 @@ fn kubernetes() -> Result {
 
         // A permissive pod reaches those of whom the labels say that they have no
         // daemon, on either node; the others as ever.
+        wait_for_trouble(mesh.daemon(&a)?, false)?;
         let elsewhere = on_b.pod(&plane, &pod("other", "elsewhere", "web"))?;
         let _elsewhere = elsewhere.pod.serve(8080, [Step::Say("elsewhere".into())])?;
+        elsewhere.report(&plane, true)?;
         wait_for_mode(mesh.daemon(&b)?, &elsewhere, "off")?;
         refused(&client, elsewhere.pod.at(Family::V4, 8080), "elsewhere")?;
         mesh.daemon(&a)?
