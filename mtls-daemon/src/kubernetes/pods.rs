@@ -216,9 +216,9 @@ impl Pod {
         if self.ended || !self.addresses.contains(&address) {
             return Who::Nobody;
         }
-        let mode = match (self.mode, of_namespace) {
-            (None, None) => None,
-            (own, of_namespace) => Some(own.or(of_namespace.flatten()).unwrap_or(rules.mode)),
+        let mode = match of_namespace {
+            Some(of_namespace) => Some(self.mode(of_namespace, rules)),
+            None => self.mode,
         };
         match self.identity(rules) {
             Some(id) if mode == Some(Mode::Off) => Who::NotEnrolled(id),
