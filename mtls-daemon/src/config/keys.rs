@@ -149,7 +149,7 @@ pub const SECTIONS: &[Section] = &[
             key("name", Name, Unset("the host's name"), Restart, r#""node-a""#,
                 "The node's name in logs and in `status`."),
             key("mode", MODES, Is(r#""strict""#), Live, r#""strict""#,
-                "`strict`: the workloads' connections travel in mutual TLS or not at all. `off`: the daemon leaves them alone. (DISABLE and STRICT are accepted as spellings.)"),
+                "`strict`: the workloads' connections travel in mutual TLS or not at all. `permissive`: what comes in clear is taken, too, past the policies, and who is known to have no daemon is reached in clear. `off`: the daemon leaves them alone. (STRICT, PERMISSIVE and DISABLE are accepted as spellings.)"),
             key("floor", MODES, Is(r#""off""#), Live, r#""strict""#,
                 "The loosest mode that any workload may have. A looser `mode` in this file is a mistake; a pod whose label asks for one gets the floor."),
             key("unknown", Choice(&["refuse", "pass"]), Is(r#""refuse""#), Live, r#""refuse""#,

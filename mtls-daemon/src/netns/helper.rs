@@ -23,6 +23,7 @@ use nix::sys::socket::{
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::Kind;
+use crate::memory::Memory;
 use crate::rights;
 
 /// Everything that needs those two rights.
@@ -170,6 +171,8 @@ fn serve(daemon: &OwnedFd, parent: Pid) -> io::Result<()> {
         unsafe { signal(one, SigHandler::SigIgn) }?;
     }
     rights::keep(&rights::OF_THE_HELPER)?;
+    // What the daemon has read so far is the daemon's.
+    Memory::after_start();
     let mut request = [0; LONGEST];
     loop {
         let (length, enclosed) = receive(daemon, &mut request)?;
