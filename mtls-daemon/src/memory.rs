@@ -30,8 +30,7 @@ pub struct Memory {
 impl Memory {
     /// Gives back after the start.
     pub fn after_start() -> Self {
-        give_back_files();
-        trim();
+        give_back();
         Self {
             least: resident().unwrap_or(u64::MAX),
             has_started: false,
@@ -50,6 +49,12 @@ impl Memory {
         trim();
         self.least = resident().map_or(self.least, |now| now.min(self.least));
     }
+}
+
+/// For a process with nothing to do: what it needs comes back by itself.
+pub fn give_back() {
+    give_back_files();
+    trim();
 }
 
 /// Lists of connections are moved as they grow, and what they leave behind is

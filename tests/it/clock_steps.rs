@@ -4,25 +4,13 @@
 //! traffic, without help.
 
 use mtls_tests::deadline::{Deadline, wait_for};
-use mtls_tests::mesh::{Mesh, Position};
 use mtls_tests::script::{Connect, Step};
-use mtls_tests::{Family, Pair, Plan, Result, ensure_eq, play, two_nodes};
+use mtls_tests::{Family, Pair, Result, ensure_eq, play};
 
 #[test]
 fn clock_steps() -> Result {
     play("clock-steps", |scene| {
-        let (a, b) = two_nodes(scene)?;
-        let (client, server) = (a.pod("client")?, b.pod("server")?);
-        let mut mesh = Mesh::prepare(Plan::of([&client, &server]), Position::default())?;
-        mesh.daemon(&a)?.own_clock()?;
-        mesh.start_all()?;
-        let mut pair = Pair {
-            mesh,
-            client,
-            server,
-            a,
-            b,
-        };
+        let mut pair = Pair::start_after(scene, |mesh, a| mesh.daemon(a)?.own_clock())?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
 
         for offset in ["+3h", "-3h"] {

@@ -5,30 +5,20 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use mtls_tests::mesh::{Mesh, Position};
 use mtls_tests::script::{Connect, Step};
-use mtls_tests::{Doing, Family, Pair, Plan, Result, ensure, play, two_nodes};
+use mtls_tests::{Doing, Family, Pair, Result, ensure, play};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
 fn disk_full() -> Result {
     play("disk-full", |scene| {
-        let (a, b) = two_nodes(scene)?;
-        let (client, server) = (a.pod("client")?, b.pod("server")?);
-        let mut mesh = Mesh::prepare(Plan::of([&client, &server]), Position::default())?;
         let disk = SmallDisk::mount(scene.dir().join("disk"))?;
         let log = disk.0.join("log");
-        let place = mesh.daemon(&a)?.log_path();
-        std::os::unix::fs::symlink(&log, &place)
-            .doing(|| format!("linking {}", place.display()))?;
-        mesh.start_all()?;
-        let mut pair = Pair {
-            mesh,
-            client,
-            server,
-            a,
-            b,
-        };
+        let mut pair = Pair::start_after(scene, |mesh, a| {
+            let place = mesh.daemon(a)?.log_path();
+            std::os::unix::fs::symlink(&log, &place)
+                .doing(|| format!("linking {}", place.display()))
+        })?;
         let _server = pair.server.serve(8080, [Step::Echo])?;
         let script = [
             Step::Say("hi".into()),

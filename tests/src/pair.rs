@@ -3,7 +3,7 @@
 
 use crate::capture::Report;
 use crate::error::Result;
-use crate::mesh::{Daemon, Mesh, Plan};
+use crate::mesh::{Daemon, Mesh, Plan, Position};
 use crate::node::{Node, two_nodes};
 use crate::pod::Pod;
 use crate::scene::Scene;
@@ -25,6 +25,26 @@ impl Pair {
     /// With everything at its default.
     pub fn start(scene: &Scene) -> Result<Self> {
         Self::start_as(scene, |plan, _, _| plan)
+    }
+
+    /// With what the story does to the mesh before its daemons start; `a` is
+    /// the client's node.
+    pub fn start_after(
+        scene: &Scene,
+        prepare: impl FnOnce(&mut Mesh, &Node) -> Result,
+    ) -> Result<Self> {
+        let (a, b) = two_nodes(scene)?;
+        let (client, server) = (a.pod("client")?, b.pod("server")?);
+        let mut mesh = Mesh::prepare(Plan::of([&client, &server]), Position::default())?;
+        prepare(&mut mesh, &a)?;
+        mesh.start_all()?;
+        Ok(Self {
+            mesh,
+            client,
+            server,
+            a,
+            b,
+        })
     }
 
     /// With what the story changes in the plan of its client and server.

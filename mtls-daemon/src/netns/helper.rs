@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -23,7 +24,7 @@ use nix::sys::socket::{
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::Kind;
-use crate::memory::Memory;
+use crate::memory;
 use crate::rights;
 
 /// Everything that needs those two rights.
@@ -53,6 +54,9 @@ pub struct FileId {
 /// What one message can carry, with room for a path.
 const LONGEST: usize = 4096 + 2;
 pub(super) const MOST_SOCKETS: u8 = 16;
+/// In milliseconds. After so long without a question, what the daemon has read
+/// before the split and what the last questions needed is given back.
+const IDLE: u16 = 10_000;
 /// An error number, a device and an inode.
 const ANSWER: usize = 4 + 8 + 8;
 
@@ -145,6 +149,10 @@ pub(super) fn ask(what: Ask<'_>) -> io::Result<Answer> {
     let (device, inode) = file.split_at(8);
     let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or_default();
     match error.try_into().map(i32::from_le_bytes).unwrap_or_default() {
+        // The kernel leaves out what this process has no room for.
+        0 if descriptors.is_empty() && !matches!(what, Ask::Look(_)) => {
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        }
         0 => Ok(Answer {
             file: FileId {
                 device: number(device),
@@ -171,10 +179,11 @@ fn serve(daemon: &OwnedFd, parent: Pid) -> io::Result<()> {
         unsafe { signal(one, SigHandler::SigIgn) }?;
     }
     rights::keep(&rights::OF_THE_HELPER)?;
-    // What the daemon has read so far is the daemon's.
-    Memory::after_start();
     let mut request = [0; LONGEST];
     loop {
+        if !is_asked(daemon, IDLE.into())? {
+            memory::give_back();
+        }
         let (length, enclosed) = receive(daemon, &mut request)?;
         let Some(request) = request.get(..length).filter(|request| !request.is_empty()) else {
             return Ok(());
@@ -195,6 +204,14 @@ fn serve(daemon: &OwnedFd, parent: Pid) -> io::Result<()> {
         bytes.extend(made.file.inode.to_le_bytes());
         let descriptors: Vec<RawFd> = made.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         send(daemon, &bytes, &descriptors)?;
+    }
+}
+
+fn is_asked(socket: &OwnedFd, within: PollTimeout) -> io::Result<bool> {
+    let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut wait, within) {
+        Err(nix::Error::EINTR) => Ok(true),
+        ready => Ok(ready? > 0),
     }
 }
 

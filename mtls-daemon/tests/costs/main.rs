@@ -89,7 +89,7 @@ fn requests() {
 /// is not optimised in it.
 #[test]
 fn instructions() {
-    const REQUESTS: u32 = 3;
+    const REQUESTS: u32 = 2;
     if !stepping::is_stepped() {
         let most = 10 * MOST_INSTRUCTIONS;
         let request = stepping::shortest_lap("instructions", REQUESTS, most);
@@ -103,6 +103,8 @@ fn instructions() {
         for _ in 0..10 {
             talk.exchange().await;
         }
+        // A lap takes many seconds, and what a timer does in them is no request's.
+        tokio::time::pause();
         stepping::enter();
         for _ in 0..REQUESTS {
             talk.exchange().await;

@@ -35,8 +35,10 @@ pub(crate) fn lap() {
 }
 
 /// How many instructions the test of that name needs for the shortest of so
-/// many laps: on a busy machine there are laps in which it polls for longer.
-/// An instruction takes some 30 us; a lap of more than `most` is given up.
+/// many laps. The test has stopped its clock: an instruction takes 30 to 200 us,
+/// and what timers add by then differs from machine to machine. Without them
+/// laps differ by a hundredth, and by two with fewer features of the processor.
+/// A lap of more than `most` is given up.
 pub(crate) fn shortest_lap(test: &str, laps: u32, most: u64) -> u64 {
     let mut child = Stepped(
         Command::new(env::current_exe().unwrap())
