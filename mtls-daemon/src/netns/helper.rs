@@ -51,6 +51,16 @@ pub struct FileId {
     pub inode: u64,
 }
 
+impl FileId {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let about = std::fs::metadata(path)?;
+        Ok(Self {
+            device: about.dev(),
+            inode: about.ino(),
+        })
+    }
+}
+
 /// What one message can carry, with room for a path.
 const LONGEST: usize = 4096 + 2;
 pub(super) const MOST_SOCKETS: u8 = 16;
@@ -246,16 +256,10 @@ fn answer(what: Ask<'_>) -> io::Result<Answer> {
                 ..Answer::default()
             })
         }
-        Ask::Look(path) => {
-            let about = std::fs::metadata(path)?;
-            Ok(Answer {
-                file: FileId {
-                    device: about.dev(),
-                    inode: about.ino(),
-                },
-                ..Answer::default()
-            })
-        }
+        Ask::Look(path) => Ok(Answer {
+            file: FileId::at(path)?,
+            ..Answer::default()
+        }),
         Ask::Sockets(netns, kind, count) => Ok(Answer {
             descriptors: within(netns, || (0..count).map(|_| kind.make()).collect())?,
             ..Answer::default()
