@@ -91,6 +91,22 @@ impl SpiffeId {
         &self.uri[SCHEME.len() + self.trust_domain..]
     }
 
+    /// As Istio writes it: without the scheme, which all share.
+    pub fn principal(&self) -> &str {
+        &self.uri[SCHEME.len()..]
+    }
+
+    /// The Kubernetes namespace that it names, in the form that Istio gives it
+    /// and no other: `/ns/NAMESPACE/sa/ACCOUNT`.
+    pub fn namespace(&self) -> Option<&str> {
+        let mut segments = self.path().split('/').skip(1);
+        let mut next = || segments.next();
+        match [next(), next(), next(), next(), next()] {
+            [Some("ns"), Some(namespace), Some("sa"), Some(_), None] => Some(namespace),
+            _ => None,
+        }
+    }
+
     /// The one SPIFFE ID that a certificate carries. Nothing else about the
     /// certificate is judged.
     pub fn from_certificate(der: &[u8]) -> Result<Self, SanError> {
@@ -347,6 +363,25 @@ mod tests {
             prop_assert!(SpiffeId::from_certificate(&bytes).is_err());
             let claimed = Claimed::by_certificate(&bytes).to_string();
             prop_assert!(claimed.chars().all(|c| !c.is_control()));
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_where_istio_puts_it() {
+        let of = |id: &str| {
+            let id: SpiffeId = id.parse().unwrap();
+            id.namespace().map(str::to_owned)
+        };
+        let shop = Some("shop".to_owned());
+        assert_eq!(of("spiffe://example.org/ns/shop/sa/web"), shop);
+        for other in [
+            "spiffe://example.org/web",
+            "spiffe://example.org/ns/shop",
+            "spiffe://example.org/ns/shop/sa/web/more",
+            "spiffe://example.org/x/ns/shop/sa/web",
+            "spiffe://example.org/NS/shop/sa/web",
+        ] {
+            assert_eq!(of(other), None, "{other}");
         }
     }
 }

@@ -139,22 +139,24 @@ fn ports_have_modes_of_their_own() -> Result {
         let (client, server) = (a.pod("client")?, b.pod("server")?);
         let legacy = a.outsider("legacy")?;
         let modes = "[{ port = 8081, mode = \"PERMISSIVE\" }, { port = 8082, mode = \"DISABLE\" }]";
-        let plan = Plan::of([&client, &server]).set_workload(&server, "port_modes", modes);
+        let plan = Plan::of([&client, &server])
+            .set_workload(&server, "port_modes", modes)
+            .append(&b, SELECTED);
         let mut mesh = Mesh::start_as(plan)?;
-        let _listening: Vec<_> = [8080, 8081, 8082]
+        let _listening: Vec<_> = [8080, 8081, 8082, 8083]
             .iter()
             .map(|&port| server.serve(port, [Step::Echo]))
             .collect::<Result<_>>()?;
         for family in Family::BOTH {
             let refused = legacy.connect(server.at(family, 8080), hello())?;
             ensure_eq(refused.error(), "ECONNREFUSED", "the strict port")?;
-            for port in [8081, 8082] {
+            for port in [8081, 8082, 8083] {
                 well(
                     legacy.connect(server.at(family, port), hello())?,
                     "an open port",
                 )?;
             }
-            for port in [8080, 8081, 8082] {
+            for port in [8080, 8081, 8082, 8083] {
                 well(
                     client.connect(server.at(family, port), hello())?,
                     "a tunnel",
@@ -163,12 +165,21 @@ fn ports_have_modes_of_their_own() -> Result {
         }
         mesh.daemon(&b)?
             .wait_for_metrics("which ways plain text went", |metrics| {
-                in_clear(metrics, "inbound", "permissive") == 2
+                in_clear(metrics, "inbound", "permissive") == 4
                     && in_clear(metrics, "inbound", "excluded") == 2
             })?;
         Ok(())
     })
 }
+
+/// What the workload says of its own ports goes before it.
+const SELECTED: &str = r#"
+[[peer-authentication]]
+name = "selected"
+workloads = ["spiffe://example.org/ser*"]
+mode = "strict"
+port_modes = [{ port = 8081, mode = "strict" }, { port = 8083, mode = "permissive" }]
+"#;
 
 /// Connections from before the daemon had a part in them go on, past the veth's
 /// gate, too, as long as their port takes plain text.

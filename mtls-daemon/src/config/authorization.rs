@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::spiffe::SpiffeId;
+
 pub use pattern::Pattern;
 pub use read::principal;
-pub(super) use read::{beyond_l4, read, unique};
-pub(super) use warn::warn;
+pub(super) use read::{beyond_l4, list, read, unique};
+pub(super) use warn::{unknown, warn};
 
 /// One policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,6 +149,25 @@ impl fmt::Display for Written {
         match self {
             Self::File { file, line, .. } => write!(f, "{file}:{line}"),
             Self::Object(object) => f.write_str(object),
+        }
+    }
+}
+
+impl Scope {
+    pub fn selects(&self, name: &str, id: &SpiffeId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Any(selected) => selected.iter().any(|one| one.is(name, id)),
+            Self::Pods(pods) => pods.contains(name),
+        }
+    }
+}
+
+impl Selected {
+    pub fn is(&self, name: &str, id: &SpiffeId) -> bool {
+        match self {
+            Self::Name(wanted) => wanted == name,
+            Self::Id(pattern) => pattern.matches(id.principal()),
         }
     }
 }

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::spiffe::TrustDomain;
 
+use super::authentication::check_ports;
 use super::mistakes::Complaint;
 use super::parse::Draft;
 use super::reader::Part;
@@ -23,6 +24,7 @@ pub(super) fn check(
     warnings: &mut Vec<Complaint>,
 ) {
     names(draft);
+    check_ports(draft);
     places(draft);
     let known = addresses(draft);
     services(draft, &known);
@@ -48,6 +50,13 @@ fn names(draft: &Draft<'_>) {
     unique(
         "service",
         draft.services.iter().map(|(s, part)| (&s.name, part)),
+    );
+    unique(
+        "peer authentication",
+        draft
+            .authentications
+            .iter()
+            .map(|(it, part)| (&it.name, part)),
     );
 }
 

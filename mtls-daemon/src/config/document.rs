@@ -18,6 +18,7 @@ const ALTERNATIVES: &[&str] = &[
     "workload.spire",
     "workload.vault",
     "policy",
+    "peer-authentication",
     "authorization-policy",
     "authorization-policy.rules",
     "authorization-policy.rules.from",

@@ -11,7 +11,7 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use authorization::{authorization_blocks, policy_block};
+use authorization::{authentication_block, authorization_blocks, policy_block};
 use cni::cni_block;
 use directory::{peer_block, service_block, workload_blocks};
 use kubernetes::kubernetes_block;
@@ -73,6 +73,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
         services,
         policy,
         authorization,
+        authentication,
         kubernetes,
         cni,
         limits,
@@ -93,6 +94,7 @@ pub(super) fn blocks(config: &Config) -> Vec<Block> {
     blocks.extend(peers.iter().map(peer_block));
     blocks.extend(services.iter().map(service_block));
     blocks.push(policy_block(policy));
+    blocks.extend(authentication.iter().map(authentication_block));
     for policy in authorization {
         authorization_blocks(policy, &mut blocks);
     }

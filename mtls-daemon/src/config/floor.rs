@@ -33,6 +33,15 @@ pub(super) fn check(draft: &Draft<'_>, node: &Node, kubernetes: Option<&Kubernet
             refuse(part, &key, *mode);
         }
     }
+    for (it, part) in &draft.authentications {
+        let whose = format!("peer authentication {:?}", it.name);
+        if let Some(mode) = it.mode {
+            refuse(part, &format!("the mode of {whose}"), mode);
+        }
+        for PortMode { port, mode } in &it.port_modes {
+            refuse(part, &format!("the mode of port {port} of {whose}"), *mode);
+        }
+    }
     if let (Some(part), Some(kubernetes)) = (&draft.kubernetes, kubernetes) {
         refuse(part, "kubernetes.mode", kubernetes.mode);
     }

@@ -6,14 +6,16 @@
 mod authorization;
 mod cni;
 mod kubernetes;
+mod shape;
 mod sources;
 
 use std::fmt;
 use std::time::Duration;
 
-use authorization::{AUTHORIZATION_POLICY, FROM, POLICY, TO};
+use authorization::{AUTHORIZATION_POLICY, FROM, PEER_AUTHENTICATION, POLICY, TO};
 use cni::CNI;
 use kubernetes::KUBERNETES;
+pub use shape::Shape;
 use sources::{
     NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_DISK_CA, WORKLOAD_FILES,
     WORKLOAD_SPIRE, WORKLOAD_VAULT,
@@ -57,52 +59,6 @@ pub enum Applies {
     Live,
     /// When the daemon is started again.
     Restart,
-}
-
-/// What a value must look like.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Shape {
-    Version,
-    Bool,
-    /// Letters, digits, '.', '-' and '_': it is shown in logs, metrics and tables.
-    Name,
-    /// A `tracing` filter.
-    Filter,
-    /// A systemd unit.
-    Unit,
-    Path,
-    Port,
-    /// A host's address, without a port.
-    Ip,
-    /// Address and port.
-    Socket,
-    /// Address and port, and the port is not 0.
-    Peer,
-    Network,
-    SpiffeId,
-    TrustDomain,
-    ServicePort,
-    PortWithMode,
-    /// Of a server, without a path.
-    Url,
-    FileUrl,
-    /// Path of something that is mounted in a Vault, without slashes at its ends.
-    Mount,
-    /// `type:value`, as SPIRE writes them.
-    Selector,
-    /// Of labels: a DNS name.
-    LabelPrefix,
-    /// Path of a SPIFFE ID, with placeholders.
-    IdTemplate,
-    /// `exact`, `start*`, `*end` or `*`.
-    Pattern,
-    /// The name of a workload, or a pattern of SPIFFE IDs.
-    WorkloadPattern,
-    Choice(&'static [&'static str]),
-    Duration(Duration, Duration),
-    Size(u64, u64),
-    Count(u64, u64),
-    List(&'static Self),
 }
 
 use Applies::{Live, Restart};
@@ -340,6 +296,11 @@ pub const SECTIONS: &[Section] = &[
         keys: &POLICY,
     },
     Section {
+        path: "peer-authentication", repeated: true,
+        doc: "Modes of several workloads at once: Istio's PeerAuthentication. What a workload says itself goes before it, and those that speak of workloads go before those that speak of namespaces; of several that say something of one workload, or of a port of it, the first counts. docs/policy.md has the whole order.",
+        keys: &PEER_AUTHENTICATION,
+    },
+    Section {
         path: "authorization-policy", repeated: true,
         doc: "Who may connect to workloads of this node: Istio's AuthorizationPolicy, as far as it speaks of connections and not of what is said in them. docs/policy.md has its meaning.",
         keys: &AUTHORIZATION_POLICY,
@@ -458,43 +419,5 @@ impl fmt::Display for Applies {
             Live => "live",
             Restart => "restart",
         })
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use super::units::{show_duration, show_size};
-        match self {
-            Version => f.write_str("number"),
-            Bool => f.write_str("true or false"),
-            Name => f.write_str("name"),
-            Filter => f.write_str("filter"),
-            Unit => f.write_str("unit name"),
-            Path => f.write_str("absolute path"),
-            Port => f.write_str("port, 1 to 65535"),
-            Ip => f.write_str("address"),
-            Socket | Peer => f.write_str("address:port"),
-            Network => f.write_str("network"),
-            SpiffeId => f.write_str("SPIFFE ID"),
-            TrustDomain => f.write_str("trust domain"),
-            ServicePort => f.write_str("port or { port, target }"),
-            PortWithMode => f.write_str("{ port, mode }"),
-            Url => f.write_str("URL of a server"),
-            FileUrl => f.write_str("URL of a file"),
-            Mount => f.write_str("path in Vault"),
-            Selector => f.write_str("selector"),
-            LabelPrefix => f.write_str("DNS name"),
-            IdTemplate => f.write_str("path of a SPIFFE ID"),
-            Pattern => f.write_str("pattern"),
-            WorkloadPattern => f.write_str("workload"),
-            Choice(words) => f.write_str(&words.join(" or ")),
-            Duration(min, max) => {
-                let (min, max) = (show_duration(*min), show_duration(*max));
-                write!(f, "duration, {min} to {max}")
-            }
-            Size(min, max) => write!(f, "size, {} to {}", show_size(*min), show_size(*max)),
-            Count(min, max) => write!(f, "number, {min} to {max}"),
-            List(of) => write!(f, "list: {of}"),
-        }
     }
 }

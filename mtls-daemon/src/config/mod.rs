@@ -4,6 +4,7 @@
 //! mistake at once.
 
 mod address;
+mod authentication;
 mod authorization;
 mod changes;
 mod check;
@@ -15,6 +16,7 @@ mod floor;
 pub mod keys;
 mod kubernetes;
 mod mistakes;
+mod modes;
 mod parse;
 mod port_mode;
 mod reader;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+pub use authentication::PeerAuthentication;
 pub use authorization::{
     Action, AuthorizationPolicy, Condition, Holds, Operation, Pattern, Rule, Scope, Selected,
     Source as RuleSource, Written, principal,
@@ -61,6 +64,8 @@ pub struct Config {
     pub policy: Policy,
     /// `[[authorization-policy]]`, of the file and of `policy.directory`. Live.
     pub authorization: Vec<AuthorizationPolicy>,
+    /// `[[peer-authentication]]`. Live.
+    pub authentication: Vec<PeerAuthentication>,
     /// The cluster that this node belongs to.
     pub kubernetes: Option<Kubernetes>,
     pub cni: Cni,
@@ -127,21 +132,6 @@ impl Config {
     /// Where a workload's certificates come from. Checked: every configured workload has one.
     pub fn source_of<'a>(&'a self, workload: &'a Workload) -> Option<&'a Source> {
         workload.source.as_ref().or(self.identity.source.as_ref())
-    }
-
-    pub fn mode_of(&self, workload: &Workload) -> Mode {
-        // A pod's label may ask for less than the floor, a file cannot.
-        let wanted = workload.mode.unwrap_or(self.node.mode);
-        wanted.max(self.node.floor)
-    }
-
-    /// Ports of a workload in a mode, where that is not the workload's own.
-    pub fn ports_in(&self, mode: Mode, workload: &Workload) -> impl Iterator<Item = u16> {
-        let of_port = move |it: &PortMode| {
-            let is_it = it.mode.max(self.node.floor) == mode;
-            is_it.then_some(it.port)
-        };
-        workload.port_modes.iter().filter_map(of_port)
     }
 
     pub fn connect_of(&self, workload: &Workload) -> Connect {

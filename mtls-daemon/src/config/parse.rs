@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::authentication;
 use super::authorization;
 use super::check;
 use super::cni;
@@ -17,8 +18,8 @@ use super::source::source;
 use super::value::{Bytes, is_name};
 use super::{
     Admin, Config, Connect, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity,
-    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, Place, Policy,
-    Service, Source, Udp, Unknown, Workload,
+    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer,
+    PeerAuthentication, Place, Policy, Service, Source, Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -39,6 +40,7 @@ pub(super) struct Draft<'r> {
     pub(super) workloads: Vec<(Workload, Part<'r>)>,
     pub(super) peers: Vec<(Peer, Part<'r>)>,
     pub(super) services: Vec<(Service, Part<'r>)>,
+    pub(super) authentications: Vec<(PeerAuthentication, Part<'r>)>,
     pub(super) kubernetes: Option<Part<'r>>,
     /// No workload, peer or service was left out for its mistakes.
     pub(super) complete: bool,
@@ -113,6 +115,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
     let (workloads, complete_workloads) = each(root, "workload", |part| workload(part, nodes));
     let (peers, complete_peers) = each(root, "peer", peer);
     let (services, complete_services) = each(root, "service", service);
+    let (authentications, _) = each(root, "peer-authentication", authentication::read);
     let policies = authorization::read(root);
     authorization::unique(&policies, &[]);
     let policy = Policy {
@@ -146,6 +149,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         workloads,
         peers,
         services,
+        authentications,
         kubernetes: kubernetes_part,
         complete: complete_workloads && complete_peers && complete_services,
     };
@@ -177,6 +181,7 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         services: values(draft.services),
         policy,
         authorization: Vec::new(),
+        authentication: Vec::new(),
         kubernetes: match cluster {
             Some(cluster) => Some(cluster?),
             None => None,
@@ -187,6 +192,8 @@ fn read(root: &Part<'_>, warnings: &mut Vec<Complaint>) -> Option<Config> {
         metrics: metrics?,
         log: log?,
     };
+    authentication::warn(&draft.authentications, &config, warnings);
+    config.authentication = values(draft.authentications);
     authorization::warn(&policies, &config, warnings);
     config.authorization = policies.into_iter().map(|read| read.policy).collect();
     Some(config)

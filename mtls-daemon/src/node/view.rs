@@ -180,14 +180,13 @@ impl Node {
         if wanted.mode.is_some_and(|mode| mode != enrolled.mode) {
             return "node.floor";
         }
-        match (&wanted.place, wanted.mode) {
-            (Place::Pod(uid), _) => self
+        match &wanted.place {
+            Place::Pod(uid) => self
                 .cluster
                 .borrow()
                 .as_ref()
                 .map_or("", |it| it.decided(uid)),
-            (_, Some(_)) => "the configuration",
-            (_, None) => "node.mode",
+            _ => self.config.borrow().said_by(wanted),
         }
     }
 

@@ -4,27 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Holds, Operation, Pattern, Rule, RuleSource, Scope, Selected};
+use crate::config::{Holds, Operation, Pattern, Rule, RuleSource};
 use crate::spiffe::SpiffeId;
-use crate::workload::Target;
 
 use super::rules::Connection;
 
 /// The key of a rule that a connection does not agree with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mismatch(pub(super) &'static str);
-
-pub(super) fn selects(scope: &Scope, workload: Target<'_>) -> bool {
-    let is_meant = |selected: &Selected| match selected {
-        Selected::Name(name) => name == workload.name,
-        Selected::Id(pattern) => pattern.matches(principal(workload.id)),
-    };
-    match scope {
-        Scope::All => true,
-        Scope::Any(selected) => selected.iter().any(is_meant),
-        Scope::Pods(pods) => pods.contains(workload.name),
-    }
-}
 
 /// One of `from`, one of `to` and all of `when` must match. What the first of several does
 /// not agree with says most: they are tried in the order of the file.
@@ -69,8 +56,8 @@ fn source(source: &RuleSource, connection: &Connection<'_>) -> Result<(), Mismat
         remote_ip_blocks,
         not_remote_ip_blocks,
     } = source;
-    let id = connection.principal.map(principal);
-    let within = connection.principal.and_then(namespace);
+    let id = connection.principal.map(SpiffeId::principal);
+    let within = connection.principal.and_then(SpiffeId::namespace);
     texts("principals", principals, id)?;
     no_texts("not_principals", not_principals, id)?;
     texts("namespaces", namespaces, within)?;
@@ -120,43 +107,5 @@ fn agree(key: &'static str, agrees: bool) -> Result<(), Mismatch> {
     match agrees {
         true => Ok(()),
         false => Err(Mismatch(key)),
-    }
-}
-
-/// As Istio writes it: without the scheme, which all share.
-pub(super) fn principal(id: &SpiffeId) -> &str {
-    let id = id.as_str();
-    id.strip_prefix("spiffe://").unwrap_or(id)
-}
-
-/// The Kubernetes namespace that a SPIFFE ID names, in the form that Istio
-/// gives it and no other: `/ns/NAMESPACE/sa/ACCOUNT`.
-pub(super) fn namespace(id: &SpiffeId) -> Option<&str> {
-    let mut segments = id.path().split('/').skip(1);
-    let mut next = || segments.next();
-    match [next(), next(), next(), next(), next()] {
-        [Some("ns"), Some(namespace), Some("sa"), Some(_), None] => Some(namespace),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_is_where_istio_puts_it() {
-        let of = |id: &str| namespace(&id.parse().unwrap()).map(str::to_owned);
-        let shop = Some("shop".to_owned());
-        assert_eq!(of("spiffe://example.org/ns/shop/sa/web"), shop);
-        for other in [
-            "spiffe://example.org/web",
-            "spiffe://example.org/ns/shop",
-            "spiffe://example.org/ns/shop/sa/web/more",
-            "spiffe://example.org/x/ns/shop/sa/web",
-            "spiffe://example.org/NS/shop/sa/web",
-        ] {
-            assert_eq!(of(other), None, "{other}");
-        }
     }
 }

@@ -19,11 +19,8 @@ impl Modes {
     pub fn new(config: &Config, beside: &[Workload]) -> Self {
         let all = config.workloads.iter().chain(beside);
         let of = |workload: &Workload| {
-            let mut ports = HashMap::new();
-            for mode in [Mode::Off, Mode::Permissive, Mode::Strict] {
-                ports.extend(config.ports_in(mode, workload).map(|port| (port, mode)));
-            }
-            let mode = config.mode_of(workload);
+            let ports = config.port_modes(workload).map(|it| (it.port, it.mode));
+            let (mode, ports) = (config.mode_of(workload), ports.collect());
             (workload.name.clone(), Of { mode, ports })
         };
         Self(all.map(of).collect())

@@ -9,7 +9,7 @@ use crate::metrics::Decided;
 use crate::spiffe::SpiffeId;
 use crate::workload::Target;
 
-use super::matching::{self, selects};
+use super::matching;
 
 /// What is known of a connection when it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ impl Rules {
         workload: Target<'_>,
     ) -> impl Iterator<Item = &AuthorizationPolicy> + Clone {
         let policies = self.policies.iter();
-        policies.filter(move |policy| selects(&policy.workloads, workload))
+        policies.filter(move |policy| policy.workloads.selects(workload.name, workload.id))
     }
 
     /// Decide: a DENY policy that matches refuses; else, where ALLOW policies

@@ -151,7 +151,7 @@ fn operation(part: &Part<'_>) -> Option<Operation> {
 }
 
 /// A list that is left out is empty; one that is written is not.
-fn list<T>(part: &Part<'_>, name: &str) -> Option<Vec<T>>
+pub(in super::super) fn list<T>(part: &Part<'_>, name: &str) -> Option<Vec<T>>
 where
     Vec<T>: Value,
 {

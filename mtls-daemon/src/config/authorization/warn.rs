@@ -23,6 +23,11 @@ pub(in super::super) fn warn(read: &[Read<'_>], config: &Config, warnings: &mut 
     }
 }
 
+/// Whether nobody here can be meant.
+pub(in super::super) fn unknown(selected: &Selected, config: &Config) -> bool {
+    !Known::of(config).has(selected)
+}
+
 /// What this node has heard of.
 struct Known<'c> {
     config: &'c Config,
@@ -52,6 +57,14 @@ impl<'c> Known<'c> {
     /// Whom a cluster has, no file can say.
     fn is_whole(&self) -> bool {
         self.config.kubernetes.is_none()
+    }
+
+    fn has(&self, selected: &Selected) -> bool {
+        match selected {
+            Selected::Name(name) if name.contains('/') => !self.is_whole(),
+            Selected::Name(name) => self.names.contains(&name.as_str()),
+            Selected::Id(pattern) => !self.is_whole() || self.has_id(pattern),
+        }
     }
 
     fn has_id(&self, pattern: &Pattern) -> bool {
@@ -88,12 +101,7 @@ impl Strange<'_, '_> {
     }
 
     fn selected(&mut self, one: &Selected, part: &Part<'_>, nth: usize) {
-        let known = match one {
-            Selected::Name(name) if name.contains('/') => !self.known.is_whole(),
-            Selected::Name(name) => self.known.names.contains(&name.as_str()),
-            Selected::Id(pattern) => !self.known.is_whole() || self.known.has_id(pattern),
-        };
-        if !known {
+        if !self.known.has(one) {
             self.say(
                 part.at_item("workloads", nth),
                 format!("no workload is {one}, so the policy does not protect it"),

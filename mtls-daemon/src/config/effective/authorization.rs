@@ -1,12 +1,39 @@
 //! Policies written out again: each table with every key.
 
-use super::super::{AuthorizationPolicy, Operation, Pattern, Policy, Rule, RuleSource, Scope};
+use super::super::authentication::Of;
+use super::super::{
+    AuthorizationPolicy, Operation, Pattern, PeerAuthentication, Policy, Rule, RuleSource, Scope,
+};
 use super::{Block, block, list, path, plain, text, texts};
 
 pub(super) fn policy_block(policy: &Policy) -> Block {
     let Policy { directory } = policy;
     let directory = directory.as_deref().and_then(path);
     block("policy", None, [("directory", directory)])
+}
+
+pub(super) fn authentication_block(authentication: &PeerAuthentication) -> Block {
+    let PeerAuthentication {
+        name,
+        of,
+        mode,
+        port_modes,
+    } = authentication;
+    let (workloads, namespaces) = match of {
+        Of::Workloads(selected) => (texts(selected), None),
+        Of::Namespaces(patterns) => (None, texts(patterns)),
+    };
+    block(
+        "peer-authentication",
+        Some(name),
+        [
+            ("name", text(name)),
+            ("workloads", workloads),
+            ("namespaces", namespaces),
+            ("mode", mode.as_ref().and_then(text)),
+            ("port_modes", list(port_modes)),
+        ],
+    )
 }
 
 pub(super) fn authorization_blocks(policy: &AuthorizationPolicy, blocks: &mut Vec<Block>) {

@@ -1,14 +1,30 @@
-//! The keys of `[policy]` and of `[[authorization-policy]]`.
+//! The keys of `[policy]`, `[[peer-authentication]]` and `[[authorization-policy]]`.
 
 use super::Applies::Live;
 use super::Fallback::{Is, Required, Unset};
-use super::Shape::{Bool, Choice, List, Name, Network, Path, Pattern, Port, WorkloadPattern};
-use super::{Key, key};
+use super::Shape::{
+    Bool, Choice, List, Name, Network, Path, Pattern, Port, PortWithMode, WorkloadPattern,
+};
+use super::{Key, MODES, key};
 
 #[rustfmt::skip]
 pub(super) const POLICY: [Key; 1] = [
     key("directory", Path, Unset("all stands in this file"), Live, r#""/etc/mtls-daemon/policy.d""#,
         "Folder of files that end in `.toml`, each with `version = 1` and `[[authorization-policy]]` tables, besides those of this file. Read again when one changes; with a mistake in any, nothing changes."),
+];
+
+#[rustfmt::skip]
+pub(super) const PEER_AUTHENTICATION: [Key; 5] = [
+    key("name", Name, Required, Live, r#""shop""#,
+        "Its name in messages; unique in the file."),
+    key("workloads", List(&WorkloadPattern), Unset("see `namespaces`"), Live, r#"["db"]"#,
+        "The workloads that it speaks of: names (a pod's is NAMESPACE/POD), or SPIFFE IDs such as `spiffe://example.org/ns/shop/*`. Of a pod, which has its mode from labels, it decides the ports alone."),
+    key("namespaces", List(&Pattern), Unset("see `workloads`"), Live, r#"["shop"]"#,
+        "Instead of `workloads`: those whose SPIFFE ID has the path `/ns/NAMESPACE/sa/ACCOUNT` with one of these."),
+    key("mode", MODES, Unset("it speaks of `port_modes`"), Live, r#""permissive""#,
+        "As `node.mode`, for these workloads."),
+    key("port_modes", List(&PortWithMode), Is("[]"), Live, r#"[{ port = 8080, mode = "permissive" }]"#,
+        "As `workload.port_modes`, for `workloads`."),
 ];
 
 #[rustfmt::skip]

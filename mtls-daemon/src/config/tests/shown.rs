@@ -95,6 +95,7 @@ fn the_example_is_a_good_configuration() {
             "certificates come from one source, here are 4",
             "select and selectors say the same thing twice",
             "there are two ways to log in",
+            "it speaks of workloads and of namespaces",
         ],
         "{mistakes}"
     );
