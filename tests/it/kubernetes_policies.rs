@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::{account, pod, wait_for_mode};
 
+const KIND: &str = "AuthorizationPolicy";
 const DEFINITION: &str = "authorizationpolicies.security.istio.io";
 const PORT: u16 = 8080;
 /// From a change at the API server to the cut, and room for a busy machine.
@@ -30,7 +31,7 @@ fn kubernetes_policies() -> Result {
         let mut held = cast.hold(&cast.stranger)?;
 
         // Then somebody does, while the daemons run.
-        define(&cast.plane, &cast.b)?;
+        define(&cast.plane, &cast.b, DEFINITION)?;
         cast.plane.apply(&policy(
             "not-the-stranger",
             &json!({
@@ -61,7 +62,7 @@ fn kubernetes_policies() -> Result {
         )?;
 
         // A daemon that starts while the API server is away holds to them, too.
-        cast.wait_until_saved("not-the-stranger")?;
+        wait_until_saved(&cast.b, "not-the-stranger")?;
         cast.plane.stop_api_server()?;
         let server = cast.server_daemon()?;
         server.kill()?;
@@ -81,8 +82,7 @@ fn kubernetes_policies() -> Result {
             }]}),
         ))?;
         cast.is_refused_soon(&cast.client)?;
-        cast.wait_for_event("readers", "StricterThanWritten")?;
-        cast.wait_for_standing("in_part", "readers")?;
+        cast.is_told("readers", "StricterThanWritten", "in_part")?;
         // Whom another rule lets in, it lets in.
         cast.plane.apply(&policy(
             "callers",
@@ -96,8 +96,7 @@ fn kubernetes_policies() -> Result {
             &json!({"targetRefs": [{"kind": "Pod", "name": "server"}], "rules": [{}]}),
         ))?;
         cast.is_refused_soon(&cast.client)?;
-        cast.wait_for_event("odd", "Unreadable")?;
-        cast.wait_for_standing("unreadable", "odd")?;
+        cast.is_told("odd", "Unreadable", "unreadable")?;
         cast.delete("odd")?;
         cast.passes(&cast.client)?;
 
@@ -204,72 +203,79 @@ impl Cast {
         self.plane.kubectl(&words).map(drop)
     }
 
-    fn wait_until_saved(&self, name: &str) -> Result {
-        let known = format!("\"shop/{name}\":");
-        wait_for(
-            Deadline::default(),
-            || format!("{known} to be saved"),
-            || {
-                let saved = fs::read_to_string(state(&self.b)).unwrap_or_default();
-                Ok(saved.contains(&known).then_some(()))
-            },
-        )
-    }
-
-    fn wait_for_event(&self, policy: &str, reason: &str) -> Result {
-        wait_for(
-            Deadline::default(),
-            || format!("an Event {reason} on {policy}"),
-            || {
-                let events = self.plane.get(&["events.events.k8s.io", "-n", "shop"])?;
-                let mut events = events["items"].as_array().into_iter().flatten();
-                let found = events.any(|event| {
-                    let regarding = &event["regarding"];
-                    event["reason"] == reason
-                        && regarding["kind"] == "AuthorizationPolicy"
-                        && regarding["name"] == policy
-                });
-                Ok(found.then_some(()))
-            },
-        )
-    }
-
-    /// By the metric, and in the operator's view with what is wrong.
-    fn wait_for_standing(&mut self, standing: &str, policy: &str) -> Result {
-        let server = self.server_daemon()?;
-        server.wait_for_metrics("how policies are taken", |metrics| {
-            metrics.count("mtls_cluster_policies", &[("standing", standing)]) == 1
-        })?;
-        let status = server.status()?;
-        let mut policies = status["status"]["cluster"]["policies"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        let name = format!("shop/{policy}");
-        let told = policies.any(|it| {
-            it["name"] == name && it["standing"] == standing && it["complaints"][0].is_string()
-        });
-        ensure(told, || format!("{name} as {standing} in {status}"))
+    fn is_told(&mut self, policy: &str, reason: &str, standing: &str) -> Result {
+        wait_for_event(&self.plane, (KIND, policy), reason)?;
+        wait_for_standing(self.server_daemon()?, (KIND, policy), standing)
     }
 }
 
+/// That an object is known.
+pub(crate) fn wait_until_saved(node: &Node, name: &str) -> Result {
+    let known = format!("\"shop/{name}\":");
+    wait_for(
+        Deadline::default(),
+        || format!("{known} to be saved"),
+        || {
+            let saved = fs::read_to_string(state(node)).unwrap_or_default();
+            Ok(saved.contains(&known).then_some(()))
+        },
+    )
+}
+
+pub(crate) fn wait_for_event(plane: &ControlPlane, of: (&str, &str), reason: &str) -> Result {
+    wait_for(
+        Deadline::default(),
+        || format!("an Event {reason} on {of:?}"),
+        || {
+            let events = plane.get(&["events.events.k8s.io", "-n", "shop"])?;
+            let mut events = events["items"].as_array().into_iter().flatten();
+            let found = events.any(|event| {
+                let regarding = &event["regarding"];
+                event["reason"] == reason && regarding["kind"] == of.0 && regarding["name"] == of.1
+            });
+            Ok(found.then_some(()))
+        },
+    )
+}
+
+/// By the metric, and in the operator's view with what is wrong.
+pub(crate) fn wait_for_standing(daemon: &Daemon, of: (&str, &str), standing: &str) -> Result {
+    daemon.wait_for_metrics("how objects are taken", |metrics| {
+        let labels = [("kind", of.0), ("standing", standing)];
+        metrics.count("mtls_cluster_policies", &labels) == 1
+    })?;
+    let status = daemon.status()?;
+    let mut policies = status["status"]["cluster"]["policies"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let name = format!("shop/{}", of.1);
+    let told = policies.any(|it| {
+        it["kind"] == of.0
+            && it["name"] == name
+            && it["standing"] == standing
+            && it["complaints"][0].is_string()
+    });
+    ensure(told, || format!("{name} as {standing} in {status}"))
+}
+
 /// As Istio's chart would: their CustomResourceDefinition, served.
-fn define(plane: &ControlPlane, node: &Node) -> Result {
+pub(crate) fn define(plane: &ControlPlane, node: &Node, definition: &str) -> Result {
     let file = programs::istio_definitions()?;
     let all = fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?;
-    let name = format!("\n  name: {DEFINITION}\n");
-    let definition = all.split("\n---\n").find(|one| one.contains(&name));
+    let name = format!("\n  name: {definition}\n");
+    let one = all.split("\n---\n").find(|one| one.contains(&name));
     let path = node.scene().dir().join("definition.yaml");
-    let written = fs::write(&path, definition.unwrap_or_default());
+    let written = fs::write(&path, one.unwrap_or_default());
     written.doing(|| format!("writing {}", path.display()))?;
     plane.apply_file(&path)?;
-    let named = format!("crd/{DEFINITION}");
+    let named = format!("crd/{definition}");
     plane.wait("default", &named, "Established")
 }
 
 fn policy(name: &str, spec: &Value) -> Value {
     json!({
-        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "apiVersion": "security.istio.io/v1", "kind": KIND,
         "metadata": {"namespace": "shop", "name": name}, "spec": spec,
     })
 }

@@ -73,6 +73,7 @@ mod enforcement_outlives_the_daemon;
 mod enrolled_by_hand;
 mod issuer_ended;
 mod kubernetes;
+mod kubernetes_modes;
 mod kubernetes_outside;
 mod kubernetes_policies;
 mod nameless;

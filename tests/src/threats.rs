@@ -66,6 +66,7 @@ const CLAIMS: &[Row] = &[
         &[
             "permissive.rs#permissive",
             "permissive.rs#ports_have_modes_of_their_own",
+            "kubernetes_modes.rs#kubernetes_modes",
         ],
         "Refused with `not_authorised`, reset with `plaintext_refused`; `mtls-daemon readiness-for-strict` names the callers beforehand.",
     ),

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::readiness::{self, Verdict};
-use crate::kubernetes::Standing;
+use crate::kubernetes::{Kind, Standing};
 use crate::log;
 use crate::metrics::{self, NextUpdate, NodeFigures};
 use crate::spiffe::TrustDomain;
@@ -115,11 +115,18 @@ fn strict_losses(all: &[StrictReadiness]) -> BTreeMap<String, usize> {
         .collect()
 }
 
-fn policies(cluster: Option<&ClusterStatus>) -> Vec<(&'static str, usize)> {
+/// By kind and standing.
+fn policies(cluster: Option<&ClusterStatus>) -> Vec<([&'static str; 2], usize)> {
     let all = cluster.map_or(&[][..], |cluster| &cluster.policies);
-    let count = |standing| all.iter().filter(|it| it.standing == standing).count();
-    let standings = Standing::ALL.into_iter();
-    standings.map(|it| (it.word(), count(it))).collect()
+    let each =
+        (Kind::ALL.into_iter()).flat_map(|kind| Standing::ALL.map(|standing| (kind, standing)));
+    each.map(|(kind, standing)| {
+        let these = all
+            .iter()
+            .filter(|it| (it.kind, it.standing) == (kind, standing));
+        ([kind.word(), standing.word()], these.count())
+    })
+    .collect()
 }
 
 fn roots_end(roots: &[RootStatus]) -> BTreeMap<TrustDomain, SystemTime> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Mode, Place};
-use crate::kubernetes::Standing;
+use crate::kubernetes::{Kind, Standing};
 use crate::metrics::{HookState, KernelFigures};
 use crate::policy::{Explanation, NoAnswer, Question};
 use crate::reason::Reason;
@@ -89,16 +89,17 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Pods of this node that have a network namespace of their own.
     pub pods: usize,
-    /// AuthorizationPolicies that select one of them.
+    /// AuthorizationPolicies and PeerAuthentications that select one of them.
     #[serde(default)]
     pub policies: Vec<PolicyStatus>,
     /// Why it does not tell of changes.
     pub error: Option<String>,
 }
 
-/// How an AuthorizationPolicy of the cluster is taken.
+/// How an object of Istio's API is taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyStatus {
+    pub kind: Kind,
     /// NAMESPACE/NAME
     pub name: String,
     pub standing: Standing,

@@ -83,7 +83,7 @@ fn show(reply: &StatusReply) -> String {
         };
         let policies = match cluster.policies.len() {
             0 => String::new(),
-            some => format!(", {some} AuthorizationPolicies for them"),
+            some => format!(", {} for them", count(some, "Istio object")),
         };
         let _ = writeln!(out, "cluster  {known}{policies}");
     }
@@ -194,9 +194,9 @@ fn problems(reply: &StatusReply, out: &mut String) {
         lines.push("  `lsns -t net` shows what runs there; see docs/operations.md".to_owned());
     }
     for policy in reply.status.cluster.iter().flat_map(|it| &it.policies) {
-        let name = &policy.name;
+        let (kind, name) = (policy.kind.word(), &policy.name);
         let told = policy.complaints.iter();
-        lines.extend(told.map(|it| format!("AuthorizationPolicy {name}: {it}")));
+        lines.extend(told.map(|it| format!("{kind} {name}: {it}")));
     }
     if let Some(error) = &reply.status.config.reload_error {
         lines.push(

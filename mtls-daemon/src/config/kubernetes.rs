@@ -29,7 +29,7 @@ pub struct Kubernetes {
     pub mode: Mode,
     /// Whose probes come in. `None`: nobody's. Restart.
     pub kubelet_cgroup: Option<PathBuf>,
-    /// Whether AuthorizationPolicies of Istio's API are in force. Restart.
+    /// Whether policies and modes of Istio's API are in force. Restart.
     pub istio_policies: IstioPolicies,
     /// Whose policies speak of all namespaces. Restart.
     pub istio_root_namespace: String,

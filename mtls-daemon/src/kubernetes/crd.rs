@@ -1,12 +1,12 @@
-//! Whether the cluster has AuthorizationPolicies, and in which version of
-//! their API: what their CustomResourceDefinition says.
+//! Whether the cluster has objects of a kind of Istio's, and in which version
+//! of their API: what their CustomResourceDefinition says.
 
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::policies::{GROUP, KIND, PLURAL};
+use super::policies::{GROUP, Kind};
 
 /// In the order in which they are taken; they say the same.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
@@ -19,19 +19,15 @@ pub(super) enum Served {
     NotYet,
 }
 
-pub(super) fn name() -> String {
-    format!("{PLURAL}.{GROUP}")
-}
-
 pub(super) fn definitions(client: &Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
     let resource = ApiResource::from_gvk_with_plural(&kind, "customresourcedefinitions");
     Api::all_with(client.clone(), &resource)
 }
 
-pub(super) fn policies(client: &Client, version: &str) -> Api<DynamicObject> {
-    let kind = GroupVersionKind::gvk(GROUP, version, KIND);
-    let resource = ApiResource::from_gvk_with_plural(&kind, PLURAL);
+pub(super) fn objects(client: &Client, kind: Kind, version: &str) -> Api<DynamicObject> {
+    let of = GroupVersionKind::gvk(GROUP, version, kind.word());
+    let resource = ApiResource::from_gvk_with_plural(&of, kind.plural());
     Api::all_with(client.clone(), &resource)
 }
 

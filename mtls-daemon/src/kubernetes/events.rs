@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::sock_diag::Cut;
 
 use super::pods::Unfit;
-use super::policies::{Note, Standing};
+use super::policies::{Kind, Note, Standing};
 use super::services::PodRef;
 use super::watch;
 
@@ -84,10 +84,13 @@ impl Events {
     }
 
     pub(super) fn policy(&mut self, note: &Note, complaint: &str) {
-        let reason = match note.standing {
-            Standing::Whole | Standing::InPart => "StricterThanWritten",
-            Standing::PassedOver => "PassedOver",
-            Standing::Unreadable => "Unreadable",
+        let reason = match (note.standing, note.kind) {
+            (Standing::PassedOver, _) => "PassedOver",
+            (Standing::Unreadable, _) => "Unreadable",
+            (Standing::Whole | Standing::InPart, Kind::AuthorizationPolicy) => {
+                "StricterThanWritten"
+            }
+            (Standing::Whole | Standing::InPart, Kind::PeerAuthentication) => "NotAsWritten",
         };
         let (object, complaint) = (note.object.clone(), complaint.to_owned());
         self.tell(object, EventType::Warning, "Enforce", reason, complaint);

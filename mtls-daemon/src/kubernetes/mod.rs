@@ -7,6 +7,7 @@
 mod ask;
 mod crd;
 mod events;
+mod istio;
 mod kept;
 mod own;
 mod pods;
@@ -33,7 +34,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch as latest};
-use tokio::task::{AbortHandle, JoinSet, spawn_local};
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{self, Config, IstioPolicies};
@@ -43,13 +44,14 @@ use crate::locate;
 use ask::Found;
 use events::Events;
 pub use events::Notice;
+use istio::Watches;
 pub use own::{Plugin, plugin};
 pub use pods::{Rules, SaidBy, Unfit};
-pub use policies::{Note, Policies, Standing};
+pub use policies::{Kind, Note, Policies, Standing};
 use saved::{Saved, SavedError, Saver};
 pub use services::PodRef;
 use store::{News, NotKnown, Store};
-use watch::Missing::{IsEmpty, IsTrouble};
+use watch::Missing::IsEmpty;
 use watch::Told;
 
 /// What this node knows of its cluster.
@@ -74,8 +76,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Who has decided on the mode of a pod.
-    pub fn decided(&self, uid: &str) -> &'static str {
-        self.said_by.get(uid).map_or("", |by| by.word())
+    pub fn decided(&self, uid: &str) -> &str {
+        self.said_by.get(uid).map_or("", SaidBy::word)
     }
 }
 
@@ -138,8 +140,7 @@ pub async fn start(
     });
     let mut observer = Observer {
         events: Events::new(client.clone(), &rules.node),
-        tell,
-        policies_watched: None,
+        istio: Watches::start(&client, tell, rules.policies),
         noted: HashSet::new(),
         store: store.unwrap_or_else(|| Store::new(rules)),
         client,
@@ -148,7 +149,7 @@ pub async fn start(
         asked: HashSet::new(),
         sender,
     };
-    observer.watch_policies();
+    observer.follow_definitions();
     observer.publish();
     spawn_local(observer.run(told, node));
     Ok(snapshots)
@@ -247,17 +248,6 @@ fn watch_everything(client: &Client, rules: &Rules, tell: &mpsc::Sender<Told>) {
         News::Networks,
         tell(),
     ));
-    if rules.policies {
-        let definition = all().fields(&format!("metadata.name={}", crd::name()));
-        spawn_local(watch::objects(
-            "customresourcedefinitions",
-            crd::definitions(client),
-            definition,
-            IsEmpty,
-            News::Definition,
-            tell(),
-        ));
-    }
 }
 
 struct Observer {
@@ -269,12 +259,9 @@ struct Observer {
     troubles: BTreeMap<&'static str, String>,
     /// Addresses whose answer is on its way.
     asked: HashSet<IpAddr>,
-    /// To ourselves, from the watches.
-    tell: mpsc::Sender<Told>,
-    /// The version of their API, and who watches it.
-    policies_watched: Option<(String, AbortHandle)>,
+    istio: Watches,
     /// What of policies was complained of already.
-    noted: HashSet<(String, String)>,
+    noted: HashSet<(Kind, String, String)>,
     sender: latest::Sender<Arc<Snapshot>>,
 }
 
@@ -338,11 +325,11 @@ impl Observer {
         match told {
             Told::News(news) => {
                 let changed = self.store.heed(news);
-                self.watch_policies();
+                self.follow_definitions();
                 changed
             }
             // Of a watch that was stopped meanwhile.
-            Told::State(policies::PLURAL, _) if self.policies_watched.is_none() => false,
+            Told::State(what, _) if self.istio.has_ended(what) => false,
             Told::State(what, Ok(())) => {
                 let mended = self.troubles.remove(what).is_some();
                 if mended {
@@ -361,36 +348,10 @@ impl Observer {
         }
     }
 
-    /// Watches AuthorizationPolicies while they are served, and not a moment
-    /// longer: nobody asks again and again for what is not there.
-    fn watch_policies(&mut self) {
-        let served = self.store.served_policies();
-        if served
-            == self
-                .policies_watched
-                .as_ref()
-                .map(|(version, _)| version.as_str())
-        {
-            return;
+    fn follow_definitions(&mut self) {
+        for what in self.istio.follow(&self.store) {
+            self.troubles.remove(what);
         }
-        if let Some((_, watching)) = self.policies_watched.take() {
-            watching.abort();
-            self.troubles.remove(policies::PLURAL);
-        }
-        let Some(version) = served else {
-            tracing::info!("the cluster has no AuthorizationPolicies any more");
-            return;
-        };
-        tracing::info!(version, "watching AuthorizationPolicies");
-        let watching = spawn_local(watch::objects(
-            policies::PLURAL,
-            crd::policies(&self.client, version),
-            watcher::Config::default(),
-            IsTrouble,
-            News::Policy,
-            self.tell.clone(),
-        ));
-        self.policies_watched = Some((version.to_owned(), watching.abort_handle()));
     }
 
     fn look_up(&self, address: IpAddr) -> impl Future<Output = Answer> + use<> {
@@ -456,12 +417,13 @@ impl Observer {
         let mut now = HashSet::new();
         for note in &policies.notes {
             for complaint in &note.complaints {
-                let told = (note.name.clone(), complaint.clone());
+                let told = (note.kind, note.name.clone(), complaint.clone());
                 if !self.noted.contains(&told) {
                     tracing::warn!(
-                        policy = note.name,
+                        kind = note.kind.word(),
+                        name = note.name,
                         complaint,
-                        "an AuthorizationPolicy is not in force as it is written"
+                        "an object of Istio's API is not in force as it is written"
                     );
                     self.events.policy(note, complaint);
                 }

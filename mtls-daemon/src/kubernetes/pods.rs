@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, IdTemplate, Mode, Place, SelectedBy, Selector, Source};
+use crate::config::{self, IdTemplate, Mode, Place, PortMode, SelectedBy, Selector, Source};
 use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
-use super::policies::Candidate;
+use super::policies::authentication::Word;
+use super::policies::{Authentication, Candidate};
 use super::services::PodRef;
 
 use super::probes;
@@ -29,7 +31,7 @@ pub struct Rules {
     pub mode: Mode,
     /// Of the node's source, where it asks for each workload by selectors.
     pub source: Option<Source>,
-    /// Whether AuthorizationPolicies are read.
+    /// Whether AuthorizationPolicies and PeerAuthentications are read.
     pub policies: bool,
     pub root_namespace: String,
 }
@@ -68,11 +70,22 @@ pub struct Unfit {
     pub why: String,
 }
 
+/// A pod's mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decided {
+    pub(super) mode: Mode,
+    pub(super) said_by: SaidBy,
+    /// What is said of single ports.
+    ports: Vec<PortMode>,
+}
+
 /// Who decides on a pod's mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SaidBy {
     /// Its own label or annotation.
     Pod,
+    /// A PeerAuthentication, KIND NAMESPACE/NAME.
+    Object(Arc<str>),
     /// The label of its namespace.
     Namespace,
     /// Nobody, so that the node's default holds.
@@ -80,9 +93,10 @@ pub enum SaidBy {
 }
 
 impl SaidBy {
-    pub const fn word(self) -> &'static str {
+    pub fn word(&self) -> &str {
         match self {
             Self::Pod => "its label",
+            Self::Object(name) => name,
             Self::Namespace => "its namespace",
             Self::Node => "kubernetes.mode",
         }
@@ -155,22 +169,48 @@ impl Pod {
             .then(|| format!("its runtime class {class} keeps its sockets in a kernel of its own"))
     }
 
-    /// By whose word it has its mode.
-    pub(super) fn said_by(&self, of_namespace: Option<Mode>) -> SaidBy {
-        match (self.mode, of_namespace) {
-            (Some(_), _) => SaidBy::Pod,
-            (None, Some(_)) => SaidBy::Namespace,
-            (None, None) => SaidBy::Node,
+    /// Its mode, by the narrowest word. Labels say whether it is enrolled, for
+    /// other nodes see no more of it; of what is enrolled objects may decide.
+    pub(super) fn decided(
+        &self,
+        of_namespace: Option<Mode>,
+        rules: &Rules,
+        objects: Option<&Authentication>,
+    ) -> Decided {
+        let own = self.mode.map(|mode| (mode, SaidBy::Pod));
+        let label = of_namespace.map(|mode| (mode, SaidBy::Namespace));
+        let default = (rules.mode, SaidBy::Node);
+        let enrolled = self.mode(of_namespace, rules) != Mode::Off;
+        let objects = objects.filter(|_| enrolled);
+        let said = |word: fn(&Authentication) -> Option<Word>| {
+            let (mode, name) = objects.and_then(word)?;
+            Some((mode, SaidBy::Object(name)))
+        };
+        let (mode, said_by) = own
+            .or_else(|| said(Authentication::selecting))
+            .or_else(|| said(Authentication::of_namespace))
+            .or(label)
+            .or_else(|| said(Authentication::mesh_wide))
+            .unwrap_or(default);
+        Decided {
+            mode,
+            said_by,
+            ports: objects.map_or_else(Vec::new, |objects| objects.ports().to_vec()),
         }
     }
 
+    /// As workloads are called.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// By labels alone.
     fn mode(&self, of_namespace: Option<Mode>, rules: &Rules) -> Mode {
         self.mode.or(of_namespace).unwrap_or(rules.mode)
     }
 
     /// Wanted to be enrolled, and cannot be.
-    pub(super) fn unfit(&self, of_namespace: Option<Mode>, rules: &Rules) -> Option<Unfit> {
-        let mode = self.mode(of_namespace, rules);
+    pub(super) fn unfit(&self, mode: Mode, rules: &Rules) -> Option<Unfit> {
         if mode == Mode::Off || self.ended {
             return None;
         }
@@ -228,19 +268,14 @@ impl Pod {
         }
     }
 
-    /// As a workload of this node. `of_namespace` is what its namespace's
-    /// label says.
-    pub(super) fn workload(
-        &self,
-        of_namespace: Option<Mode>,
-        rules: &Rules,
-    ) -> Option<config::Workload> {
-        let mode = self.mode(of_namespace, rules);
+    /// As a workload of this node.
+    pub(super) fn workload(&self, decided: Decided, rules: &Rules) -> Option<config::Workload> {
+        let Decided { mode, ports, .. } = decided;
         if mode != Mode::Off && self.hidden().is_some() {
             return None;
         }
         Some(config::Workload {
-            name: format!("{}/{}", self.namespace, self.name),
+            name: self.full_name(),
             spiffe_id: self.identity(rules)?,
             place: Place::Pod(self.uid.clone()),
             addresses: Vec::new(),
@@ -250,7 +285,7 @@ impl Pod {
             excluded: self.excluded.clone(),
             excluded_outbound_ports: self.excluded_outbound_ports.clone(),
             excluded_inbound_ports: self.excluded_inbound_ports.clone(),
-            port_modes: Vec::new(),
+            port_modes: ports,
             probe_ports: self.probe_ports.clone(),
         })
     }
@@ -346,154 +381,4 @@ impl Rules {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::config::Spire;
-
-    fn rules() -> Rules {
-        Rules::for_tests()
-    }
-
-    fn pod(metadata: &Value, spec: &Value, status: &Value) -> Pod {
-        let mut metadata = metadata.clone();
-        for (key, value) in [("name", "web-1"), ("namespace", "shop"), ("uid", "u1")] {
-            metadata[key] = value.into();
-        }
-        let object = json!({"metadata": metadata, "spec": spec, "status": status});
-        Pod::read(serde_json::from_value(object).unwrap(), &rules()).unwrap()
-    }
-
-    fn plain() -> Value {
-        json!({"containers": [], "serviceAccountName": "web"})
-    }
-
-    #[test]
-    fn a_pod_is_its_service_account() {
-        let status = json!({"podIPs": [{"ip": "10.0.1.4"}, {"ip": "fd00:1::4"}]});
-        let pod = pod(&json!({}), &plain(), &status);
-        let workload = pod.workload(Some(Mode::Strict), &rules()).unwrap();
-        assert_eq!(workload.name, "shop/web-1");
-        assert_eq!(
-            workload.spiffe_id.as_str(),
-            "spiffe://example.org/ns/shop/sa/web"
-        );
-        assert_eq!(workload.place, Place::Pod("u1".to_owned()));
-        assert_eq!(pod.addresses.len(), 2);
-    }
-
-    #[test]
-    fn the_narrowest_label_wins() {
-        let mode_of = |metadata: &Value, namespace| {
-            let pod = pod(metadata, &plain(), &json!({}));
-            pod.workload(namespace, &rules()).unwrap().mode.unwrap()
-        };
-        let label = |mode| json!({"labels": {"mtls-daemon.io/mode": mode}});
-        let annotation = json!({"annotations": {"mtls-daemon.io/mode": "strict"}});
-        assert_eq!(mode_of(&json!({}), None), Mode::Off);
-        assert_eq!(mode_of(&json!({}), Some(Mode::Strict)), Mode::Strict);
-        assert_eq!(mode_of(&label("off"), Some(Mode::Strict)), Mode::Off);
-        assert_eq!(mode_of(&label("strict"), Some(Mode::Off)), Mode::Strict);
-        assert_eq!(mode_of(&annotation, Some(Mode::Off)), Mode::Strict);
-        assert_eq!(mode_of(&label("permissive"), None), Mode::Permissive);
-        let odd = pod(&label("lenient"), &plain(), &json!({}));
-        assert!(odd.complaints[0].contains("write strict, permissive or off"));
-    }
-
-    #[test]
-    fn exclusions_that_cannot_be_read_exclude_nothing() {
-        let pod = pod(
-            &json!({"annotations": {
-                "mtls-daemon.io/excluded-inbound-ports": "8081, http, 9100",
-                "mtls-daemon.io/excluded-outbound-ports": "99999",
-                "mtls-daemon.io/excluded-networks": "10.9.0.0/16,fd09::/64",
-            }}),
-            &plain(),
-            &json!({}),
-        );
-        let workload = pod.workload(None, &rules()).unwrap();
-        assert_eq!(workload.excluded_inbound_ports, [8081, 9100]);
-        assert_eq!(workload.excluded_outbound_ports, [0; 0]);
-        assert_eq!(workload.excluded.len(), 2);
-        assert_eq!(pod.complaints.len(), 2);
-    }
-
-    #[test]
-    fn neither_the_nodes_own_pods_nor_ended_ones_have_an_identity() {
-        let host = json!({"containers": [], "hostNetwork": true});
-        assert_eq!(pod(&json!({}), &host, &json!({})).identity(&rules()), None);
-        for phase in ["Succeeded", "Failed"] {
-            let ended = pod(&json!({}), &plain(), &json!({"phase": phase}));
-            assert_eq!(ended.identity(&rules()), None);
-        }
-        let at = |phase: &str| {
-            let status = json!({"phase": phase, "podIPs": [{"ip": "192.0.2.7"}]});
-            let pod = pod(&json!({}), &host, &status);
-            pod.at("192.0.2.7".parse().unwrap(), Some(None), &rules())
-        };
-        assert_eq!([at("Running"), at("Failed")], [Who::Node, Who::Nobody]);
-        let nameless = json!({"containers": []});
-        let id = pod(&json!({}), &nameless, &json!({})).identity(&rules());
-        assert!(id.unwrap().as_str().ends_with("/sa/default"));
-    }
-
-    #[test]
-    fn a_pod_is_known_to_have_no_daemon_by_labels_alone() {
-        let status = json!({"podIPs": [{"ip": "10.0.1.4"}]});
-        let is_off = |labels: Value, namespace| {
-            let metadata = json!({"labels": labels});
-            let pod = pod(&metadata, &plain(), &status);
-            let who = pod.at("10.0.1.4".parse().unwrap(), namespace, &rules());
-            assert!(who.identity().is_some(), "{who:?}");
-            matches!(who, Who::NotEnrolled(_))
-        };
-        let off = json!({"mtls-daemon.io/mode": "off"});
-        let on = json!({"mtls-daemon.io/mode": "permissive"});
-        assert!(is_off(json!({}), Some(None)), "by default");
-        assert!(is_off(json!({}), Some(Some(Mode::Off))));
-        assert!(is_off(off.clone(), Some(Some(Mode::Strict))));
-        assert!(is_off(off, None), "its own label is enough");
-        assert!(!is_off(json!({}), None), "its namespace may say anything");
-        assert!(!is_off(json!({}), Some(Some(Mode::Permissive))));
-        assert!(!is_off(on, Some(Some(Mode::Off))));
-    }
-
-    #[test]
-    fn what_the_hooks_cannot_see_is_not_enrolled_and_says_why() {
-        let host = json!({"containers": [], "hostNetwork": true});
-        let kata = json!({"containers": [], "runtimeClassName": "kata-qemu"});
-        let plain = json!({"containers": [], "runtimeClassName": "nvidia"});
-        for (spec, said) in [(host, "hostNetwork"), (kata, "kata-qemu")] {
-            let pod = pod(&json!({}), &spec, &json!({}));
-            let unfit = pod.unfit(Some(Mode::Strict), &rules()).unwrap();
-            assert!(unfit.why.contains(said), "{}", unfit.why);
-            assert_eq!(unfit.pod.uid, "u1");
-            assert_eq!(pod.workload(Some(Mode::Strict), &rules()), None);
-            assert_eq!(pod.unfit(None, &rules()), None, "nobody wanted it");
-        }
-        let plain = pod(&json!({}), &plain, &json!({}));
-        assert_eq!(plain.unfit(Some(Mode::Strict), &rules()), None);
-        assert!(plain.workload(Some(Mode::Strict), &rules()).is_some());
-    }
-
-    #[test]
-    fn an_agent_is_asked_by_the_pods_selectors() {
-        let spire = Spire {
-            socket: "/run/spire.sock".into(),
-        };
-        let rules = Rules {
-            source: Some(Source::Spire(spire, SelectedBy::Name)),
-            ..rules()
-        };
-        let workload = pod(&json!({}), &plain(), &json!({})).workload(None, &rules);
-        let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) = workload.unwrap().source
-        else {
-            panic!("no selectors");
-        };
-        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-        assert!(selectors.contains(&"k8s:ns:shop".to_owned()));
-        assert!(selectors.contains(&"k8s:sa:web".to_owned()));
-        assert!(selectors.contains(&"k8s:pod-uid:u1".to_owned()));
-    }
-}
+mod tests;

@@ -1,11 +1,13 @@
-//! AuthorizationPolicies of Istio's API, as policies for this node's pods.
+//! AuthorizationPolicies and PeerAuthentications of Istio's API, as policies
+//! and modes for this node's pods.
 
+pub(super) mod authentication;
 mod read;
 mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -15,12 +17,44 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AuthorizationPolicy, Scope};
 use crate::spiffe::TrustDomain;
 
+pub(super) use authentication::Authentication;
 pub use read::Standing;
 use read::{Effect, Said, Selects};
 
 pub(super) const GROUP: &str = "security.istio.io";
-pub(super) const KIND: &str = "AuthorizationPolicy";
-pub(super) const PLURAL: &str = "authorizationpolicies";
+
+/// The kinds that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    AuthorizationPolicy,
+    PeerAuthentication,
+}
+
+impl Kind {
+    pub const ALL: [Self; 2] = [Self::AuthorizationPolicy, Self::PeerAuthentication];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+        }
+    }
+
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::PeerAuthentication => "peerauthentications",
+        }
+    }
+
+    /// The name of its CustomResourceDefinition.
+    pub(super) fn definition(self) -> &'static str {
+        match self {
+            Self::AuthorizationPolicy => "authorizationpolicies.security.istio.io",
+            Self::PeerAuthentication => "peerauthentications.security.istio.io",
+        }
+    }
+}
 
 /// An object as it is kept: what it says stays text until pods of this node
 /// want to know.
@@ -29,6 +63,8 @@ pub(super) struct Object {
     namespace: String,
     name: String,
     uid: String,
+    /// In seconds of the epoch: of PeerAuthentications the oldest counts.
+    created: i64,
     /// The annotation `istio.io/dry-run`.
     dry_run: Option<String>,
     /// In JSON.
@@ -57,6 +93,8 @@ pub(super) struct Candidate<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
     pub in_force: Vec<AuthorizationPolicy>,
+    /// By NAMESPACE/POD.
+    pub(super) authentication: HashMap<String, Authentication>,
     /// Every object that selects a pod of this node.
     pub notes: Vec<Note>,
     /// Whether Services are asked who stands behind them.
@@ -66,6 +104,8 @@ pub struct Policies {
 /// How an object is taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
+    pub kind: Kind,
+    /// NAMESPACE/NAME
     pub name: String,
     pub standing: Standing,
     /// What of it is not judged as it is written.
@@ -77,21 +117,23 @@ impl Object {
     pub(super) fn read(object: DynamicObject) -> Option<Self> {
         let metadata = object.metadata;
         let mut annotations = metadata.annotations.unwrap_or_default();
+        let created = metadata.creation_timestamp;
         let spec = object.data.get("spec");
         Some(Self {
             namespace: metadata.namespace?,
             name: metadata.name?,
             uid: metadata.uid?,
+            created: created.map_or(0, |at| at.0.as_second()),
             dry_run: annotations.remove("istio.io/dry-run"),
-            // Without one it allows nobody.
+            // Without one a policy allows nobody, and no mode is said.
             spec: spec.map_or_else(|| "{}".into(), |spec| spec.to_string().into()),
         })
     }
 
-    fn reference(&self, version: &str) -> ObjectReference {
+    fn reference(&self, kind: Kind, version: &str) -> ObjectReference {
         ObjectReference {
             api_version: Some(format!("{GROUP}/{version}")),
-            kind: Some(KIND.to_owned()),
+            kind: Some(kind.word().to_owned()),
             namespace: Some(self.namespace.clone()),
             name: Some(self.name.clone()),
             uid: Some(self.uid.clone()),
@@ -106,7 +148,20 @@ impl fmt::Display for Object {
     }
 }
 
-/// What `objects` say for `pods`. `version` is the API's, and `behind` who
+impl Candidate<'_> {
+    /// As workloads are called.
+    fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    fn is_selected(&self, object: &Object, labels: &[(String, String)], reading: &Reading) -> bool {
+        let everywhere = object.namespace == reading.root_namespace;
+        (everywhere || self.namespace == object.namespace)
+            && (labels.iter()).all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
+/// What AuthorizationPolicies say for `pods`. `version` is the API's, and `behind` who
 /// stands behind a Service, `NAMESPACE/NAME`.
 pub(super) fn resolve<'a>(
     objects: impl Iterator<Item = &'a Object>,
@@ -138,10 +193,11 @@ pub(super) fn resolve<'a>(
         }
         let name = object.to_string();
         policies.notes.push(Note {
+            kind: Kind::AuthorizationPolicy,
             name: name.clone(),
             standing,
             complaints,
-            object: object.reference(version),
+            object: object.reference(Kind::AuthorizationPolicy, version),
         });
         policies.in_force.extend(effect.map(
             |Effect {
@@ -169,18 +225,10 @@ fn selected(
     behind: &impl Fn(&str) -> BTreeSet<String>,
 ) -> BTreeSet<String> {
     match selects {
-        Selects::Labels(labels) => {
-            let everywhere = object.namespace == reading.root_namespace;
-            let has_all = |pod: &Candidate<'_>| {
-                let mut labels = labels.iter();
-                labels.all(|(key, value)| pod.labels.get(key) == Some(value))
-            };
-            let pods = pods
-                .iter()
-                .filter(|pod| (everywhere || pod.namespace == object.namespace) && has_all(pod));
-            pods.map(|pod| format!("{}/{}", pod.namespace, pod.name))
-                .collect()
-        }
+        Selects::Labels(labels) => (pods.iter())
+            .filter(|pod| pod.is_selected(object, labels, reading))
+            .map(Candidate::full_name)
+            .collect(),
         Selects::Services(services) => services
             .iter()
             .flat_map(|service| behind(&format!("{}/{service}", object.namespace)))

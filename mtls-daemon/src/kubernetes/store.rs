@@ -23,12 +23,12 @@ use crate::directory::{self, Cluster, Seen, Who};
 
 use super::Snapshot;
 use super::ask::Hints;
-use super::crd::Served;
 use super::kept::{Change, Kept};
-use super::pods::{Pod, Rules, SaidBy, Unfit, mode};
-use super::policies::{Object, Policies};
+use super::pods::{Decided, Pod, Rules, SaidBy, Unfit, mode};
+use super::policies::{Kind, Policies};
 use super::services::{PodRef, Service, Slice};
 
+use guard::Istio;
 pub(super) use state::NotKnown;
 
 /// News of one kind of object.
@@ -39,9 +39,9 @@ pub(super) enum News {
     Slice(Box<Event<discovery::EndpointSlice>>),
     Node(Box<Event<core::Node>>),
     Networks(Box<Event<networking::ServiceCIDR>>),
-    /// Of AuthorizationPolicies.
-    Definition(Box<Event<DynamicObject>>),
-    Policy(Box<Event<DynamicObject>>),
+    /// Of a kind of Istio's API.
+    Definition(Kind, Box<Event<DynamicObject>>),
+    Policy(Kind, Box<Event<DynamicObject>>),
 }
 
 #[derive(Debug)]
@@ -56,8 +56,8 @@ pub(super) struct Store {
     slices_of: HashMap<String, BTreeSet<String>>,
     nodes: Kept<Node>,
     networks: Kept<Networks>,
-    definitions: Kept<Served>,
-    policies: Kept<Object>,
+    authorization: Istio,
+    authentication: Istio,
     /// Made anew when what it was made of changes.
     resolved: Option<Arc<Policies>>,
     answers: HashMap<IpAddr, Seen>,
@@ -92,15 +92,8 @@ impl Store {
             slices_of: HashMap::new(),
             nodes: Kept::default(),
             networks: Kept::default(),
-            // What is not read is known not to be there.
-            definitions: match rules.policies {
-                true => Kept::default(),
-                false => Kept::known(HashMap::new()),
-            },
-            policies: match rules.policies {
-                true => Kept::default(),
-                false => Kept::known(HashMap::new()),
-            },
+            authorization: Istio::new(rules.policies),
+            authentication: Istio::new(rules.policies),
             resolved: None,
             rules,
             answers: HashMap::new(),
@@ -146,8 +139,8 @@ impl Store {
             News::Networks(event) => changed(&self.networks.heed(*event, key, |cidr| {
                 Some(networks(&cidr.spec?.cidrs.unwrap_or_default()))
             })),
-            News::Definition(event) => self.heed_definition(*event),
-            News::Policy(event) => self.heed_policy(*event),
+            News::Definition(kind, event) => self.heed_definition(kind, *event),
+            News::Policy(kind, event) => self.heed_policy(kind, *event),
         }
     }
 
@@ -270,8 +263,8 @@ impl Store {
             && self.slices.is_whole()
             && self.nodes.is_whole()
             && self.networks.is_whole()
-            && self.definitions.is_whole()
-            && self.policies.is_whole()
+            && self.authorization.is_whole()
+            && self.authentication.is_whole()
     }
 
     /// And has told it to this daemon, not to an earlier one.
@@ -282,7 +275,9 @@ impl Store {
             && self.slices.is_told()
             && self.nodes.is_told()
             && self.networks.is_told()
-            && (self.definitions.is_told() || !self.rules.policies)
+            && (!self.rules.policies
+                || self.authorization.definitions.is_told()
+                    && self.authentication.definitions.is_told())
     }
 
     /// Answers that are not used any more, unless nobody could give new ones.
@@ -332,39 +327,41 @@ impl Store {
                 services,
                 networks: networks.into_iter().collect(),
             }),
-            workloads: self.workloads(),
-            unfit: self.unfit(),
+            workloads: self.workloads(&policies),
+            unfit: self.unfit(&policies),
+            said_by: self.said_by(&policies),
             policies,
-            said_by: self.said_by(),
         }
     }
 
     /// Of the pods whose namespace is known, for what it says decides; in an
     /// order by which two lists can be compared.
-    fn workloads(&self) -> Vec<crate::config::Workload> {
-        let workloads = self.pods.values().filter_map(|pod| {
-            let of_namespace = self.namespaces.get(&pod.namespace)?;
-            pod.workload(*of_namespace, &self.rules)
-        });
+    fn workloads(&self, policies: &Policies) -> Vec<crate::config::Workload> {
+        let of = self.decided(policies);
+        let workloads = of.filter_map(|(pod, decided)| pod.workload(decided, &self.rules));
         let mut workloads: Vec<_> = workloads.collect();
         workloads.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         workloads
     }
 
-    fn unfit(&self) -> Vec<Unfit> {
-        let unfit = self.pods.values().filter_map(|pod| {
-            let of_namespace = self.namespaces.get(&pod.namespace)?;
-            pod.unfit(*of_namespace, &self.rules)
-        });
-        unfit.collect()
+    fn unfit(&self, policies: &Policies) -> Vec<Unfit> {
+        let of = self.decided(policies);
+        of.filter_map(|(pod, decided)| pod.unfit(decided.mode, &self.rules))
+            .collect()
     }
 
-    fn said_by(&self) -> HashMap<String, SaidBy> {
-        let said = self.pods.values().filter_map(|pod| {
+    fn said_by(&self, policies: &Policies) -> HashMap<String, SaidBy> {
+        let of = self.decided(policies);
+        of.map(|(pod, decided)| (pod.uid.clone(), decided.said_by))
+            .collect()
+    }
+
+    fn decided<'a>(&'a self, policies: &'a Policies) -> impl Iterator<Item = (&'a Pod, Decided)> {
+        self.pods.values().filter_map(|pod| {
             let of_namespace = self.namespaces.get(&pod.namespace)?;
-            Some((pod.uid.clone(), pod.said_by(*of_namespace)))
-        });
-        said.collect()
+            let of_objects = policies.authentication.get(&pod.full_name());
+            Some((pod, pod.decided(*of_namespace, &self.rules, of_objects)))
+        })
     }
 
     /// The pod of this node with that UID.

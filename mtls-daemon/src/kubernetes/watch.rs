@@ -41,7 +41,7 @@ pub(super) async fn objects<K>(
     api: Api<K>,
     config: watcher::Config,
     missing: Missing,
-    news: fn(Box<Event<K>>) -> News,
+    news: impl Fn(Box<Event<K>>) -> News,
     told: mpsc::Sender<Told>,
 ) where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,

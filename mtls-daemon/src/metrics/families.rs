@@ -58,8 +58,8 @@ families! {
         "Application bytes carried, by the connection's direction and by the way they went.";
     POLICY_DECISIONS = Counter "mtls_policy_decisions_total" ["rule", "decision"]
         "Inbound connections by the policy's rule that decided: `NAME[n]` in the order of the file, `no_policy` where no ALLOW policy selects the workload, `no_rule` where none of their rules matches. `dry_run_allowed` and `dry_run_denied` are what dry runs would make of it.";
-    CLUSTER_POLICIES = Gauge "mtls_cluster_policies" ["standing"]
-        "AuthorizationPolicies of the cluster that select a pod of this node, by how they are taken: `whole`, as they are written; `in_part`, stricter; `passed_over`, for others than the daemon; `unreadable`, everything to their pods is denied.";
+    CLUSTER_POLICIES = Gauge "mtls_cluster_policies" ["kind", "standing"]
+        "Objects of Istio's API that select a pod of this node, by how they are taken: `whole`, as they are written; `in_part`, an AuthorizationPolicy stricter, a PeerAuthentication otherwise; `passed_over`, for others than the daemon, or behind older ones; `unreadable`, everything to their pods is denied, or in clear.";
     PLAINTEXT = Counter "mtls_plaintext_connections_total" ["direction", "reason"]
         "Connections in clear, as configured: let pass by the kernel programs, or carried by the daemon.";
     CALLERS_IN_CLEAR = Counter "mtls_plaintext_callers_total" ["caller", "result"]

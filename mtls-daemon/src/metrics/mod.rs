@@ -127,7 +127,7 @@ pub struct NodeFigures {
     /// By workload, how many it would lose by turning strict.
     pub strict_losses: BTreeMap<String, usize>,
     /// Policies of the cluster, by how they are taken.
-    pub policies: Vec<(&'static str, usize)>,
+    pub policies: Vec<([&'static str; 2], usize)>,
     /// When the first root of each trust bundle ends.
     pub roots_end: BTreeMap<TrustDomain, SystemTime>,
     /// By the kind of source, whether all that it gives is renewed.
@@ -293,8 +293,8 @@ fn render_node(sheet: &mut Sheet, node: &NodeFigures) {
     for (state, count) in states {
         sheet.count(families::WORKLOADS, &[state], count as u64);
     }
-    for (standing, count) in &node.policies {
-        sheet.count(families::CLUSTER_POLICIES, &[standing], *count as u64);
+    for (labels, count) in &node.policies {
+        sheet.count(families::CLUSTER_POLICIES, labels, *count as u64);
     }
     let dropped = node.log_lines_dropped;
     sheet.count(families::LOG_LINES_DROPPED, &[], dropped);

@@ -41,7 +41,7 @@ fn full_scrape(metrics: &Metrics) -> String {
         strict_losses: [("web".to_owned(), 2)].into(),
         ready: true,
         workloads_ready: 1,
-        policies: vec![("whole", 1)],
+        policies: vec![(["PeerAuthentication", "whole"], 1)],
         roots_end: [(id.trust_domain(), UNIX_EPOCH + Duration::from_secs(3000))].into(),
         sources: [("disk-ca".to_owned(), true)].into(),
         crls: vec![NextUpdate {

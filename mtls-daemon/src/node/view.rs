@@ -163,7 +163,7 @@ impl Node {
             identity: enrolled.wanted.spiffe_id.clone(),
             place: enrolled.wanted.place.clone(),
             mode: enrolled.mode,
-            because: self.because(enrolled).to_owned(),
+            because: self.because(enrolled),
             since: enrolled.since,
             state: enrolled.state(),
             svid: identity.svid.as_deref().map(svid_status),
@@ -175,18 +175,18 @@ impl Node {
     }
 
     /// By whose word a workload has its mode.
-    fn because(&self, enrolled: &Enrolled) -> &'static str {
+    fn because(&self, enrolled: &Enrolled) -> String {
         let wanted = &enrolled.wanted;
         if wanted.mode.is_some_and(|mode| mode != enrolled.mode) {
-            return "node.floor";
+            return "node.floor".to_owned();
         }
         match &wanted.place {
             Place::Pod(uid) => self
                 .cluster
                 .borrow()
                 .as_ref()
-                .map_or("", |it| it.decided(uid)),
-            _ => self.config.borrow().said_by(wanted),
+                .map_or_else(String::new, |it| it.decided(uid).to_owned()),
+            _ => self.config.borrow().said_by(wanted).to_owned(),
         }
     }
 
@@ -357,6 +357,7 @@ fn cluster_status(snapshot: &kubernetes::Snapshot) -> ClusterStatus {
 
 fn policy_status(note: &kubernetes::Note) -> PolicyStatus {
     PolicyStatus {
+        kind: note.kind,
         name: note.name.clone(),
         standing: note.standing,
         complaints: note.complaints.clone(),

@@ -20,9 +20,9 @@ pub(super) const KUBERNETES: [Key; 9] = [
     key("kubelet_cgroup", Path, Unset("its probes are refused, but at excluded ports"), Restart, r#""/sys/fs/cgroup/system.slice/kubelet.service""#,
         "The cgroup2 folder that the kubelet runs in. Its probes of enrolled pods come in, in clear, at the ports of their liveness, readiness and startup probes, and nobody else's; also while the daemon is down."),
     key("istio_policies", Choice(&["read", "ignore"]), Is(r#""read""#), Restart, r#""read""#,
-        "Istio's AuthorizationPolicies, where the cluster has their CustomResourceDefinition: `read` holds this node's pods to them, beside the policies of files, `ignore` does not ask for them."),
+        "Istio's AuthorizationPolicies and PeerAuthentications, where the cluster has their CustomResourceDefinitions: `read` holds this node's pods to them, beside the policies of files, `ignore` does not ask for them."),
     key("istio_root_namespace", Name, Is(r#""istio-system""#), Restart, r#""istio-system""#,
-        "The namespace whose AuthorizationPolicies speak of the pods of every namespace: `meshConfig.rootNamespace`."),
+        "The namespace whose objects speak of the pods of every namespace: `meshConfig.rootNamespace`."),
     key("state", Path, Is(r#""/var/lib/mtls-daemon/cluster""#), Restart, r#""/var/lib/mtls-daemon/cluster""#,
         "File in which the daemon keeps what it knows of the cluster, for a start while the API server is away. Each daemon of a machine has its own. Its folder is made with mode 0700 if it is not there."),
 ];

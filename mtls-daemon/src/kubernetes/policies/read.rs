@@ -46,11 +46,11 @@ pub(super) enum Selects {
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     Whole,
-    /// Some of it is stricter than it is written.
+    /// Some of it is not judged as it is written, and lets nobody in by that.
     InPart,
     /// It is for others than this daemon.
     PassedOver,
-    /// It denies every connection to whom it selects.
+    /// It denies every connection to whom it selects, or makes them strict.
     Unreadable,
 }
 
@@ -88,16 +88,14 @@ enum Attached {
 }
 
 /// Why an object cannot be read.
-struct Unreadable(String);
+pub(super) struct Unreadable(pub(super) String);
 
 /// What Istio takes for yes and for no.
 const TRUE: [&str; 6] = ["1", "t", "T", "TRUE", "true", "True"];
 const FALSE: [&str; 6] = ["0", "f", "F", "FALSE", "false", "False"];
 
 pub(super) fn read(object: &Object, reading: &Reading) -> Said {
-    let nothing = Map::new();
-    let spec = serde_json::from_str(&object.spec).unwrap_or(Value::Null);
-    let spec = spec.as_object().unwrap_or(&nothing);
+    let spec = &spec(object);
     let mut complaints = Vec::new();
     let dry_run = dry_run(object.dry_run.as_deref(), &mut complaints);
     let (selects, mixed) = match attached(spec) {
@@ -147,6 +145,13 @@ pub(super) fn read(object: &Object, reading: &Reading) -> Said {
             rules,
         }),
         complaints,
+    }
+}
+
+pub(super) fn spec(object: &Object) -> Map<String, Value> {
+    match serde_json::from_str(&object.spec) {
+        Ok(Value::Object(spec)) => spec,
+        _ => Map::new(),
     }
 }
 
@@ -259,7 +264,7 @@ fn attached(spec: &Map<String, Value>) -> Result<(Attached, Option<String>), Unr
     }
 }
 
-fn labels(selector: &Value) -> Result<Vec<(String, String)>, Unreadable> {
+pub(super) fn labels(selector: &Value) -> Result<Vec<(String, String)>, Unreadable> {
     let unreadable = || Unreadable("selector cannot be read".to_owned());
     let selector = selector.as_object().ok_or_else(unreadable)?;
     if selector.keys().any(|key| key != "matchLabels") {

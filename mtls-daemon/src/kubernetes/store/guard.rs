@@ -1,4 +1,4 @@
-//! What a store makes of the AuthorizationPolicies that it is told.
+//! What a store makes of the objects of Istio's API that it is told.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,24 +8,70 @@ use kube::runtime::watcher::Event;
 
 use super::super::crd::Served;
 use super::super::kept::Kept;
-use super::super::policies::{self, Candidate, Object, Policies, Reading};
+use super::super::policies::{self, Candidate, Kind, Object, Policies, Reading, authentication};
 use super::{Pod, Store, changed, key};
 
-impl Store {
+/// Those of one kind, and whether there can be any.
+#[derive(Debug)]
+pub(super) struct Istio {
+    pub(super) definitions: Kept<Served>,
+    pub(super) objects: Kept<Object>,
+}
+
+impl Istio {
+    pub(super) fn new(is_read: bool) -> Self {
+        match is_read {
+            true => Self {
+                definitions: Kept::default(),
+                objects: Kept::default(),
+            },
+            // What is not read is known not to be there.
+            false => Self {
+                definitions: Kept::known(HashMap::new()),
+                objects: Kept::known(HashMap::new()),
+            },
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.definitions.is_whole() && self.objects.is_whole()
+    }
+
     /// The version of their API to watch; `None`: there are none.
-    pub(in super::super) fn served_policies(&self) -> Option<&str> {
+    fn served(&self) -> Option<&str> {
         self.definitions.values().find_map(|served| match served {
             Served::Version(version) => Some(version.as_str()),
             Served::NotYet => None,
         })
     }
+}
 
-    pub(super) fn heed_definition(&mut self, event: Event<DynamicObject>) -> bool {
+impl Store {
+    pub(in super::super) fn served(&self, kind: Kind) -> Option<&str> {
+        self.istio(kind).served()
+    }
+
+    fn istio(&self, kind: Kind) -> &Istio {
+        match kind {
+            Kind::AuthorizationPolicy => &self.authorization,
+            Kind::PeerAuthentication => &self.authentication,
+        }
+    }
+
+    fn istio_mut(&mut self, kind: Kind) -> &mut Istio {
+        match kind {
+            Kind::AuthorizationPolicy => &mut self.authorization,
+            Kind::PeerAuthentication => &mut self.authentication,
+        }
+    }
+
+    pub(super) fn heed_definition(&mut self, kind: Kind, event: Event<DynamicObject>) -> bool {
         let read = |object: DynamicObject| Some(Served::read(&object.data));
-        let change = self.definitions.heed(event, key, read);
+        let istio = self.istio_mut(kind);
+        let change = istio.definitions.heed(event, key, read);
         // Objects end with their definition.
-        if self.definitions.is_whole() && self.definitions.now().is_empty() {
-            self.policies = Kept::known(HashMap::new());
+        if istio.definitions.is_whole() && istio.definitions.now().is_empty() {
+            istio.objects = Kept::known(HashMap::new());
         }
         if changed(&change) {
             self.resolved = None;
@@ -33,12 +79,13 @@ impl Store {
         changed(&change)
     }
 
-    pub(super) fn heed_policy(&mut self, event: Event<DynamicObject>) -> bool {
+    pub(super) fn heed_policy(&mut self, kind: Kind, event: Event<DynamicObject>) -> bool {
+        let istio = self.istio_mut(kind);
         // Of a watch that has ended.
-        if self.served_policies().is_none() {
+        if istio.served().is_none() {
             return false;
         }
-        let change = self.policies.heed(event, key, Object::read);
+        let change = istio.objects.heed(event, key, Object::read);
         if changed(&change) {
             self.resolved = None;
         }
@@ -56,10 +103,16 @@ impl Store {
             trust_domain: self.rules.trust_domain.clone(),
             paths_as_istio: self.rules.template.is_as_istios(),
         };
-        let version = self.served_policies().unwrap_or_default();
-        let objects = self.policies.values();
+        let version = |kind| self.served(kind).unwrap_or_default();
+        let objects = self.authorization.objects.values();
         let behind = |service: &str| self.own_pods_behind(service);
-        let resolved = policies::resolve(objects, &pods, &reading, version, behind);
+        let of_policies = version(Kind::AuthorizationPolicy);
+        let mut resolved = policies::resolve(objects, &pods, &reading, of_policies, behind);
+        let objects = self.authentication.objects.values();
+        let of_modes = version(Kind::PeerAuthentication);
+        let (modes, notes) = authentication::resolve(objects, &pods, &reading, of_modes);
+        resolved.authentication = modes;
+        resolved.notes.extend(notes);
         let resolved = Arc::new(resolved);
         self.resolved = Some(Arc::clone(&resolved));
         resolved

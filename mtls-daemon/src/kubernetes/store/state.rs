@@ -11,6 +11,7 @@ use super::super::kept::Kept;
 use super::super::pods::{Pod, Rules};
 use super::super::policies::Object;
 use super::super::services::{Service, Slice};
+use super::guard::Istio;
 use super::{Networks, Node, Store};
 use crate::config::Mode;
 use crate::directory::{Seen, Who};
@@ -35,8 +36,10 @@ struct Written<'a> {
     slices: &'a HashMap<String, Slice>,
     nodes: &'a HashMap<String, Node>,
     networks: &'a HashMap<String, Networks>,
-    definitions: &'a HashMap<String, Served>,
+    policy_definitions: &'a HashMap<String, Served>,
     policies: &'a HashMap<String, Object>,
+    authentication_definitions: &'a HashMap<String, Served>,
+    authentications: &'a HashMap<String, Object>,
     answers: HashMap<IpAddr, Answer>,
 }
 
@@ -50,8 +53,10 @@ struct Known {
     slices: HashMap<String, Slice>,
     nodes: HashMap<String, Node>,
     networks: HashMap<String, Networks>,
-    definitions: HashMap<String, Served>,
+    policy_definitions: HashMap<String, Served>,
     policies: HashMap<String, Object>,
+    authentication_definitions: HashMap<String, Served>,
+    authentications: HashMap<String, Object>,
     answers: HashMap<IpAddr, Answer>,
 }
 
@@ -88,8 +93,10 @@ impl Store {
             slices: self.slices.now(),
             nodes: self.nodes.now(),
             networks: self.networks.now(),
-            definitions: self.definitions.now(),
-            policies: self.policies.now(),
+            policy_definitions: self.authorization.definitions.now(),
+            policies: self.authorization.objects.now(),
+            authentication_definitions: self.authentication.definitions.now(),
+            authentications: self.authentication.objects.now(),
             answers: answers.collect(),
         };
         serde_json::to_vec(&written).expect("texts and numbers, by keys that are texts")
@@ -132,8 +139,14 @@ impl Store {
             slices: Kept::known(known.slices),
             nodes: Kept::known(known.nodes),
             networks: Kept::known(known.networks),
-            definitions: Kept::known(known.definitions),
-            policies: Kept::known(known.policies),
+            authorization: Istio {
+                definitions: Kept::known(known.policy_definitions),
+                objects: Kept::known(known.policies),
+            },
+            authentication: Istio {
+                definitions: Kept::known(known.authentication_definitions),
+                objects: Kept::known(known.authentications),
+            },
             answers,
             ..Self::new(rules)
         };

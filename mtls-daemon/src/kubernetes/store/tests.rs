@@ -17,7 +17,9 @@ fn whole() -> Store {
     store.heed(News::Slice(Box::new(Event::InitDone)));
     store.heed(News::Node(Box::new(Event::InitDone)));
     store.heed(News::Networks(Box::new(Event::InitDone)));
-    store.heed(News::Definition(Box::new(Event::InitDone)));
+    for kind in Kind::ALL {
+        store.heed(News::Definition(kind, Box::new(Event::InitDone)));
+    }
     store
 }
 
@@ -68,14 +70,33 @@ fn nothing_is_said_of_a_cluster_that_is_not_known_whole() {
     assert!(whole().snapshot(None).is_whole);
 }
 
-fn definition(version: &str) -> News {
-    News::Definition(apply(&json!({
+fn definition(version: &str) -> Value {
+    json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "authorizationpolicies.security.istio.io"},
         "spec": {"versions": [{"name": version, "served": true}]},
         "status": {"conditions": [{"type": "Established", "status": "True"}]},
-    })))
+    })
 }
+
+fn defined(version: &str) -> News {
+    News::Definition(AUTHORIZATION, apply(&definition(version)))
+}
+
+fn told_policy(object: &Value) -> News {
+    News::Policy(AUTHORIZATION, apply(object))
+}
+
+/// A list with one object in it.
+fn list(store: &mut Store, news: impl Fn(Box<Event<DynamicObject>>) -> News, object: &Value) {
+    let object = serde_json::from_value(object.clone()).unwrap();
+    for event in [Event::Init, Event::InitApply(object), Event::InitDone] {
+        store.heed(news(Box::new(event)));
+    }
+}
+
+const AUTHORIZATION: Kind = Kind::AuthorizationPolicy;
+const AUTHENTICATION: Kind = Kind::PeerAuthentication;
 
 fn policy() -> Value {
     json!({
@@ -92,29 +113,27 @@ fn in_force(store: &mut Store) -> Vec<String> {
 #[test]
 fn where_there_are_policies_no_pod_is_known_before_they_are() {
     let mut store = whole();
-    store.definitions = Kept::default();
-    store.policies = Kept::default();
+    store.authorization = Istio::new(true);
+    store.authentication = Istio::new(true);
     store.heed(pod());
     store.heed(namespace(&json!({})));
     assert!(
         !store.snapshot(None).is_whole,
         "who knows whether there are any"
     );
-    store.heed(definition("v1"));
-    store.heed(News::Definition(Box::new(Event::Init)));
-    let News::Definition(event) = definition("v1") else {
-        unreachable!()
-    };
-    let Event::Apply(object) = *event else {
-        unreachable!()
-    };
-    store.heed(News::Definition(Box::new(Event::InitApply(object))));
-    store.heed(News::Definition(Box::new(Event::InitDone)));
-    assert!(!store.snapshot(None).is_whole, "they are not listed yet");
-    store.heed(News::Policy(Box::new(Event::Init)));
-    let object = serde_json::from_value(policy()).unwrap();
-    store.heed(News::Policy(Box::new(Event::InitApply(object))));
-    store.heed(News::Policy(Box::new(Event::InitDone)));
+    for kind in Kind::ALL {
+        let news = |event| News::Definition(kind, event);
+        list(&mut store, news, &definition("v1"));
+        assert!(!store.snapshot(None).is_whole, "they are not listed yet");
+    }
+    list(&mut store, |it| News::Policy(AUTHORIZATION, it), &policy());
+    assert!(!store.snapshot(None).is_whole, "{AUTHENTICATION:?}");
+    let permissive = authentication("PERMISSIVE");
+    list(
+        &mut store,
+        |it| News::Policy(AUTHENTICATION, it),
+        &permissive,
+    );
     assert!(store.snapshot(None).is_whole);
     assert_eq!(in_force(&mut store), ["shop/nobody"]);
 }
@@ -124,37 +143,70 @@ fn policies_come_and_go_with_their_definition() {
     let mut store = whole();
     store.heed(pod());
     store.heed(namespace(&json!({})));
-    assert_eq!(store.served_policies(), None);
-    assert!(
-        !store.heed(News::Policy(apply(&policy()))),
-        "nobody watches"
-    );
-    store.heed(definition("v2"));
-    assert_eq!(store.served_policies(), None, "a version of tomorrow");
-    store.heed(definition("v1"));
-    assert_eq!(store.served_policies(), Some("v1"));
+    assert_eq!(store.served(AUTHORIZATION), None);
+    assert!(!store.heed(told_policy(&policy())), "nobody watches");
+    store.heed(defined("v2"));
+    assert_eq!(store.served(AUTHORIZATION), None, "a version of tomorrow");
+    store.heed(defined("v1"));
+    assert_eq!(store.served(AUTHORIZATION), Some("v1"));
     assert!(store.snapshot(None).is_whole, "what was known goes on");
-    store.heed(News::Policy(apply(&policy())));
+    store.heed(told_policy(&policy()));
     assert_eq!(in_force(&mut store), ["shop/nobody"]);
     // Another version of the API says the same until it says something else.
-    store.heed(definition("v1beta1"));
+    store.heed(defined("v1beta1"));
     assert_eq!(in_force(&mut store), ["shop/nobody"]);
-    store.heed(definition("v2"));
+    store.heed(defined("v2"));
     assert_eq!(in_force(&mut store), ["shop/nobody"], "nobody took it back");
     let gone = json!({"metadata": {"name": "authorizationpolicies.security.istio.io"}});
     let gone = Event::Delete(serde_json::from_value(gone).unwrap());
-    store.heed(News::Definition(Box::new(gone)));
+    store.heed(News::Definition(AUTHORIZATION, Box::new(gone)));
     assert_eq!(in_force(&mut store), [""; 0]);
+}
+
+fn authentication(mode: &str) -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "default", "namespace": "shop", "uid": "p2"},
+        "spec": {"mtls": {"mode": mode}},
+    })
+}
+
+#[test]
+fn modes_come_and_go_with_their_objects() {
+    let mut store = whole();
+    store.heed(pod());
+    store.heed(namespace(&json!({"mtls-daemon.io/mode": "strict"})));
+    let now = |store: &mut Store| {
+        let snapshot = store.snapshot(None);
+        let by = snapshot.decided("u1").to_owned();
+        (snapshot.workloads[0].mode.unwrap(), by)
+    };
+    let by_label = (Mode::Strict, "its namespace".to_owned());
+    assert_eq!(now(&mut store), by_label);
+    let mut definition = definition("v1");
+    definition["metadata"]["name"] = AUTHENTICATION.definition().into();
+    store.heed(News::Definition(AUTHENTICATION, apply(&definition)));
+    let object = authentication("PERMISSIVE");
+    assert!(store.heed(News::Policy(AUTHENTICATION, apply(&object))));
+    let by_object = "PeerAuthentication shop/default".to_owned();
+    assert_eq!(now(&mut store), (Mode::Permissive, by_object));
+    // The next daemon of the node knows them, too.
+    let here = |uids: Vec<&str>| uids.into_iter().map(str::to_owned).collect();
+    let known = Store::known(Rules::for_tests(), &store.saved(), Instant::now(), here);
+    assert_eq!(now(&mut known.unwrap()).0, Mode::Permissive);
+    let gone = Event::Delete(serde_json::from_value(object).unwrap());
+    store.heed(News::Policy(AUTHENTICATION, Box::new(gone)));
+    assert_eq!(now(&mut store), by_label);
 }
 
 #[test]
 fn a_label_of_a_pod_changes_which_policies_are_its() {
     let mut store = whole();
-    store.heed(definition("v1"));
+    store.heed(defined("v1"));
     store.heed(namespace(&json!({})));
     let mut narrow = policy();
     narrow["spec"] = json!({"selector": {"matchLabels": {"app": "web"}}});
-    store.heed(News::Policy(apply(&narrow)));
+    store.heed(told_policy(&narrow));
     let labelled = |app: &str| {
         News::Pod(apply(&json!({
             "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1", "labels": {"app": app}},
@@ -286,8 +338,8 @@ fn the_next_daemon_knows_what_this_one_knew() {
         News::Node(apply(&json!({
             "metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24"]},
         }))),
-        definition("v1"),
-        News::Policy(apply(&policy())),
+        defined("v1"),
+        told_policy(&policy()),
     ] {
         store.heed(news);
     }
