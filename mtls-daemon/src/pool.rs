@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, watch};
@@ -44,6 +45,15 @@ struct Key {
     bundle: u64,
 }
 
+/// From so far away a peer gets several tunnels. What one TCP connection carries
+/// falls with the distance, and a packet that is lost holds up all that ride it
+/// for the longer. Near by, more tunnels are only more handshakes.
+pub const FAR: Duration = Duration::from_millis(2);
+/// Connections that share a tunnel to a far peer before there is another one.
+const FEW: usize = 2;
+/// After a further tunnel could not be opened.
+const NOT_AGAIN_FOR: Duration = Duration::from_secs(10);
+
 pub struct Pool {
     pub tunnel_loop: Loop,
     pub tunnels: Rc<Tunnels>,
@@ -52,6 +62,8 @@ pub struct Pool {
     pub metrics: ThreadMetrics,
     pub handshakes: Semaphore,
     pub peers: Peers,
+    /// [`FAR`].
+    pub far: Duration,
 }
 
 /// The tunnels of a pool, by what they proved.
@@ -63,6 +75,8 @@ struct Peer {
     open: Vec<Rc<Pooled>>,
     /// Set while a dial is under way; everyone else waits for its outcome.
     dialling: Option<Outcome>,
+    /// When a dial failed last.
+    failed: Option<Instant>,
 }
 
 struct Pooled {
@@ -76,11 +90,15 @@ struct Pooled {
     /// the handshakes stay few where an issuer is down and nothing newer comes:
     /// each lets three quarters of the rest pass.
     fresh_until: Cell<Instant>,
+    /// The shortest round trip seen: where the processors have much to do,
+    /// near peers look far for a while.
+    round_trip: Cell<Duration>,
 }
 
 impl Pooled {
     fn new(tunnel: Tunnel, proved: &Proved, judging: &Judging) -> Self {
         Self {
+            round_trip: Cell::new(tunnel.round_trip()),
             tunnel,
             own: RefCell::new(Arc::clone(&proved.own)),
             fresh_until: Cell::new(fresh_until(proved, judging)),
@@ -96,6 +114,14 @@ impl Pooled {
         Arc::ptr_eq(&self.own.borrow(), newest)
             && Instant::now() < self.fresh_until.get()
             && self.tunnel.has_room()
+    }
+
+    fn is_from(&self, far: Duration) -> bool {
+        if self.round_trip.get() >= far {
+            let now = self.tunnel.round_trip();
+            self.round_trip.set(now.min(self.round_trip.get()));
+        }
+        self.round_trip.get() >= far
     }
 }
 
@@ -126,8 +152,12 @@ impl Pool {
             }
             let tls = self.credentials.of(source)?;
             let key = key(source, peer, &tls)?;
-            if let Some(tunnel) = self.open_tunnel(&key, tls.svid()) {
+            if let Some((tunnel, is_enough)) = self.open_tunnel(&key, tls.svid()) {
                 self.metrics.pool_acquired(acquired);
+                if !is_enough {
+                    // For those that come after this one, which does not wait.
+                    self.dial_once(key, source, peer, tls);
+                }
                 return Ok(CheckedOut { tunnel, acquired });
             }
             let (mut outcome, ours) = self.dial_once(key, source, peer, tls);
@@ -143,13 +173,18 @@ impl Pool {
     }
 
     /// New connections use a tunnel on which the newest SVID was proved, and
-    /// none that nears the end of a certificate.
-    fn open_tunnel(&self, key: &Key, newest: &Arc<Svid>) -> Option<Tunnel> {
+    /// none that nears the end of a certificate. With it, whether the peer has
+    /// as many as it should.
+    fn open_tunnel(&self, key: &Key, newest: &Arc<Svid>) -> Option<(Tunnel, bool)> {
         let peers = self.peers.0.borrow();
-        let open = &peers.get(key)?.open;
-        open.iter()
-            .find(|pooled| pooled.may_take(newest))
-            .map(|pooled| pooled.tunnel.clone())
+        let peer = peers.get(key)?;
+        let usable = || peer.open.iter().filter(|pooled| pooled.may_take(newest));
+        let idlest = usable().min_by_key(|pooled| pooled.tunnel.flows())?;
+        let is_enough = idlest.tunnel.flows() < FEW
+            || !idlest.is_from(self.far)
+            || usable().count() >= self.facts.get().limits.tunnels_per_far_peer
+            || peer.failed.is_some_and(|at| at.elapsed() < NOT_AGAIN_FOR);
+        Some((idlest.tunnel.clone(), is_enough))
     }
 
     fn dial_once(
@@ -266,6 +301,7 @@ impl Pool {
         let mut peers = self.peers.0.borrow_mut();
         if let Some(slot) = peers.get_mut(key) {
             slot.dialling = None;
+            slot.failed = Some(Instant::now());
             if slot.open.is_empty() {
                 peers.remove(key);
             }

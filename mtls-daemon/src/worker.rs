@@ -29,7 +29,7 @@ use crate::listener::Door;
 use crate::metrics::{Direction, Metrics, ThreadMetrics};
 use crate::netns::Cookie;
 use crate::outbound::{Captured, Held, Holds, Outbound};
-use crate::pool::{Peers, Pool};
+use crate::pool::{FAR, Peers, Pool};
 use crate::reason::Reason;
 use crate::tls::Judging;
 use crate::trace::ConnectionIds;
@@ -176,6 +176,7 @@ impl Worker {
             metrics: metrics.clone(),
             handshakes: Semaphore::new(facts.get().limits.handshakes_per_worker),
             peers: Peers::default(),
+            far: FAR,
         });
         let directs = Rc::<Directs>::default();
         let outbound = Rc::new(Outbound {

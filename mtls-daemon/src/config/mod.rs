@@ -15,6 +15,7 @@ mod effective;
 mod floor;
 pub mod keys;
 mod kubernetes;
+mod limits;
 mod mistakes;
 mod modes;
 mod parse;
@@ -45,6 +46,7 @@ pub use directory::Stamp;
 pub use document::{example, markdown};
 pub use effective::effective;
 pub use kubernetes::{IdTemplate, IstioPolicies, Kubernetes};
+pub use limits::Limits;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 pub use port_mode::PortMode;
@@ -426,33 +428,6 @@ pub struct ServicePort {
 pub struct Policy {
     /// More policies, a file each or several. Live.
     pub directory: Option<PathBuf>,
-}
-
-/// `[limits]`: everything that waits has one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// TLS handshake, both directions. Default: 5 s.
-    pub handshake: Duration,
-    /// Connecting to a peer's daemon, and to the local application. Default: 5 s.
-    pub connect: Duration,
-    /// From accept to the peer's answer. Default: 10 s.
-    pub establish: Duration,
-    /// From SIGTERM until what is still open is reset. Default: 30 s.
-    pub drain: Duration,
-    /// A tunnel without flows is closed after this. Default: 5 min.
-    pub tunnel_idle: Duration,
-    /// Keep-alive PING interval and answer time on tunnels. Default: 10 s and 20 s.
-    pub ping_interval: Duration,
-    pub ping_timeout: Duration,
-    /// Flows a tunnel. Default: 1000.
-    pub streams_per_tunnel: u32,
-    /// Connections accepted and not yet established, a workload. Default: 1024.
-    pub pending_per_workload: usize,
-    /// Handshakes under way, a worker. Default: 256.
-    pub handshakes_per_worker: usize,
-    /// Bytes buffered for slow readers, a workload and the whole process.
-    pub buffer_per_workload: usize,
-    pub buffer_total: usize,
 }
 
 /// `[admin]`

@@ -12,14 +12,15 @@ use super::check;
 use super::cni;
 use super::floor;
 use super::kubernetes::kubernetes;
+use super::limits::limits;
 use super::mistakes::{Complaint, Mistakes, place_of};
 use super::reader::{Part, Reader};
 use super::source::source;
-use super::value::{Bytes, is_name};
+use super::value::is_name;
 use super::{
     Admin, Config, Connect, Crl, CrlDepth, CrlPolicy, FederatedBundle, ForeignPastExpiry, Identity,
-    Kernel, Limits, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer,
-    PeerAuthentication, Place, Policy, Service, Source, Udp, Unknown, Workload,
+    Kernel, Log, LogFormat, Metrics, Mode, Network, Node, Outside, Peer, PeerAuthentication, Place,
+    Policy, Service, Source, Udp, Unknown, Workload,
 };
 
 /// A good configuration, and what is strange about it.
@@ -426,37 +427,6 @@ fn service(part: &Part<'_>) -> Option<Service> {
         addresses: addresses?,
         ports: ports?,
         endpoints: endpoints?,
-    })
-}
-
-fn limits(part: &Part<'_>) -> Option<Limits> {
-    let duration = |name| part.get::<Duration>(name);
-    let bytes = |name| usize::try_from(part.get::<Bytes>(name)?.0).ok();
-    let handshake = duration("handshake");
-    let connect = duration("connect");
-    let establish = duration("establish");
-    let drain = duration("drain");
-    let tunnel_idle = duration("tunnel_idle");
-    let ping_interval = duration("ping_interval");
-    let ping_timeout = duration("ping_timeout");
-    let streams_per_tunnel = part.get::<u32>("streams_per_tunnel");
-    let pending_per_workload = part.get::<usize>("pending_per_workload");
-    let handshakes_per_worker = part.get::<usize>("handshakes_per_worker");
-    let buffer_per_workload = bytes("buffer_per_workload");
-    let buffer_total = bytes("buffer_total");
-    Some(Limits {
-        handshake: handshake?,
-        connect: connect?,
-        establish: establish?,
-        drain: drain?,
-        tunnel_idle: tunnel_idle?,
-        ping_interval: ping_interval?,
-        ping_timeout: ping_timeout?,
-        streams_per_tunnel: streams_per_tunnel?,
-        pending_per_workload: pending_per_workload?,
-        handshakes_per_worker: handshakes_per_worker?,
-        buffer_per_workload: buffer_per_workload?,
-        buffer_total: buffer_total?,
     })
 }
 

@@ -7,9 +7,11 @@ use std::net::TcpStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::distance;
 use super::endpoint::{Endpoint, Role};
 use super::event_loop::{Inner, Orphan, State};
 use super::flow::{FlowKey, is};
@@ -151,6 +153,15 @@ impl Tunnel {
     /// Whether one more stream could be opened now.
     pub fn has_room(&self) -> bool {
         self.0.with(|tunnel, _| tunnel.has_room()).unwrap_or(false)
+    }
+
+    /// To the peer and back, as the kernel takes it now; zero if it has no idea.
+    pub fn round_trip(&self) -> Duration {
+        let known = |tunnel: &mut Endpoint| tunnel.socket.as_ref().map(distance::round_trip);
+        self.0
+            .with(|tunnel, _| known(tunnel))
+            .flatten()
+            .unwrap_or_default()
     }
 
     /// Flows that have not ended.

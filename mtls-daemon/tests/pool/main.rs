@@ -19,6 +19,7 @@ mod foreign;
 #[path = "../support/pki.rs"]
 mod pki;
 mod renewed;
+mod several;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -37,7 +38,7 @@ use mtls_daemon::identity::{
 };
 use mtls_daemon::metrics::{Acquire, Metrics};
 use mtls_daemon::netns::Netns;
-use mtls_daemon::pool::{Peers, Pool};
+use mtls_daemon::pool::{FAR, Peers, Pool};
 use mtls_daemon::reason::Reason;
 use mtls_daemon::tls::{self, Judging, WorkloadTls};
 use mtls_daemon::tunnel::{Loop, ProofNews, Settings};
@@ -140,6 +141,7 @@ impl Stage {
             metrics: Metrics::new(SystemTime::now()).thread(),
             handshakes: Semaphore::new(16),
             peers: Peers::default(),
+            far: FAR,
         });
         let web = Arc::new(Workload {
             name: "web".into(),
