@@ -51,6 +51,8 @@ use tokio::task::{JoinSet, LocalSet, spawn_local};
 use pki::{Ca, DB, WEB, id};
 
 const LIMIT: Duration = Duration::from_secs(5);
+/// For handshakes under way.
+const PLACES: usize = 16;
 
 fn judging() -> Judging {
     Judging {
@@ -139,7 +141,7 @@ impl Stage {
             facts: newest,
             credentials: Rc::new(Credentials::new(judging)),
             metrics: Metrics::new(SystemTime::now()).thread(),
-            handshakes: Semaphore::new(16),
+            handshakes: Semaphore::new(PLACES),
             peers: Peers::default(),
             far: FAR,
         });

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::{spawn_local, yield_now};
 
 use crate::pki::{Ca, DB};
-use crate::{LIMIT, Stage, facts, judging, on_a_worker};
+use crate::{LIMIT, PLACES, Stage, facts, judging, on_a_worker};
 
 #[tokio::test]
 async fn a_far_peer_gets_several_tunnels() {
@@ -46,6 +46,7 @@ async fn one_nearby_gets_one() {
         for _ in 0..16 {
             riders.push(stage.ride().await);
         }
+        stage.dials_have_ended().await;
         assert_eq!((riders.len(), stage.idlest().await.flows()), (16, 16));
         stage.ensure_handshakes(1).await;
     })
@@ -80,9 +81,7 @@ async fn a_further_tunnel_that_fails() {
             riders.push(stage.ride().await);
             yield_now().await;
         }
-        while stage.pool.handshakes.available_permits() < 16 {
-            yield_now().await;
-        }
+        stage.dials_have_ended().await;
         for _ in 0..16 {
             riders.push(stage.ride().await);
             yield_now().await;
@@ -106,6 +105,14 @@ impl Stage {
     async fn idlest(&self) -> Tunnel {
         let got = self.pool.checkout(&self.web, &self.db).await.unwrap();
         got.tunnel
+    }
+
+    /// Those that have begun, and hold a place each.
+    async fn dials_have_ended(&self) {
+        yield_now().await;
+        while self.pool.handshakes.available_permits() < PLACES {
+            yield_now().await;
+        }
     }
 
     /// A connection that stays.
