@@ -174,6 +174,7 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         newcomers: RefCell::default(),
         changes: watch::Sender::new(()),
         phase: RefCell::new(Phase::Starting),
+        pins_error: RefCell::default(),
         plugin: RefCell::default(),
     });
     admin::serve(Rc::clone(&node), metrics, heartbeats, listen).await?;

@@ -1,5 +1,6 @@
-//! Only `detach`, or removing the pins, removes enforcement: not the daemon's
-//! end, however it ends. A second daemon on the same pins is refused.
+//! Only `detach`, or removing the pins where no daemon runs, removes enforcement:
+//! not the daemon's end, however it ends. A second daemon on the same pins is
+//! refused.
 
 use std::time::Duration;
 

@@ -78,6 +78,7 @@ mod kubernetes_outside;
 mod kubernetes_policies;
 mod nameless;
 mod peer_unreachable;
+mod pins_removed;
 mod secrets;
 mod spire;
 mod spire_refuses;

@@ -36,12 +36,13 @@ const CLAIMS: &[Row] = &[
         "Programs and maps are pinned; without a daemon connections are refused.",
     ),
     row(
-        "Only `detach`, or removing the pins, ends it.",
+        "Only `detach`, or removing the pins where no daemon runs, ends it.",
         &[
             "enforcement_outlives_the_daemon.rs#detach_removes_enforcement",
             "enforcement_outlives_the_daemon.rs#removing_the_pins_removes_enforcement",
+            "pins_removed.rs#pins_removed_beside_the_daemon",
         ],
-        "Both are for root on the host.",
+        "Both are for root on the host; a running daemon puts its pins back.",
     ),
     row(
         "A peer has proved exactly the identity that is expected, where the directory knows it.",

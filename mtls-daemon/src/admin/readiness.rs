@@ -75,6 +75,10 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
         let problem = format!("hooks are not attached: {}", detached.join(", "));
         verdict.problems.push(problem);
     }
+    if let Some(error) = &status.pins_error {
+        let problem = format!("enforcement would end with this daemon: {error}");
+        verdict.problems.push(problem);
+    }
     for workload in &status.workloads {
         let (name, identity) = (&workload.name, &workload.identity);
         match &workload.state {

@@ -53,6 +53,7 @@ pub(crate) fn status() -> NodeStatus {
         }],
         revocation: Vec::new(),
         cluster: None,
+        pins_error: None,
         plugin_error: None,
         peers: 2,
         services: 1,

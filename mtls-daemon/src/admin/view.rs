@@ -75,6 +75,9 @@ pub struct NodeStatus {
     /// Of the Kubernetes cluster, if the node belongs to one.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
+    /// Why the pins that somebody removed are not put back.
+    #[serde(default)]
+    pub pins_error: Option<String>,
     /// Why the network plug-in is not in its place, where it should be.
     #[serde(default)]
     pub plugin_error: Option<String>,

@@ -27,18 +27,14 @@ struct State {
     /// `None`: left.
     place: Mutex<Option<Place>>,
     trouble: Mutex<Option<String>>,
-    /// What is attached is pinned here. Without it nothing is enforced, and no
-    /// pod has anything to wait for.
-    pins: PathBuf,
 }
 
 impl Keeper {
     /// Starts a thread, which lives as long as the process.
-    pub fn start(place: Place, pins: PathBuf) -> io::Result<Self> {
+    pub fn start(place: Place) -> io::Result<Self> {
         let state = Arc::new(State {
             place: Mutex::new(Some(place)),
             trouble: Mutex::default(),
-            pins,
         });
         let of_thread = Arc::clone(&state);
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -74,14 +70,6 @@ impl State {
                 for folder in place.folders() {
                     // Who is not there yet is looked for again.
                     let _ = inotify.add_watch(folder, CHANGES);
-                }
-                if !self.pins.exists() {
-                    tracing::warn!("enforcement was detached: the network plug-in goes, too");
-                    if let Err(error) = place.remove() {
-                        tracing::error!(%error, "the network plug-in's entry stays");
-                    }
-                    *held = None;
-                    return;
                 }
                 place.put()
             };

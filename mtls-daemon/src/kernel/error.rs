@@ -57,9 +57,13 @@ pub enum KernelError {
     )]
     Layout { path: PathBuf, found: String },
     #[error(
-        "the pins in {path} are gone: somebody removed enforcement; restart the daemon to attach it again"
+        "the pins in {path} are gone: a running daemon puts them back by itself, but for `mtls-daemon detach`; after that, restart it to attach again"
     )]
     Removed { path: PathBuf },
+    #[error(
+        "the pins in {path} were removed, and others are in their place: find out whose they are and remove them; until then enforcement ends with this daemon"
+    )]
+    Occupied { path: PathBuf },
     #[error(
         "{path} holds a link of another kind than its name says: remove it, and find out who put it there"
     )]

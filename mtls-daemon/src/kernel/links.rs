@@ -1,18 +1,17 @@
-//! Links, which tie a program to where it runs. Each is pinned, and only
-//! pinned: no descriptor stays open, so that removing the pins by hand removes
-//! enforcement, daemon or not.
+//! The links of the cgroup's hooks, and those of the workloads' sk_lookup
+//! programs.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mtls_common::counters::Hook;
 
 use super::error::{KernelError, While};
 use super::host::AttachPoint;
-use super::programs::{Loaded, attach_type};
-use super::sys::{self, LinkInfo};
+use super::pinned::{Name, Pinned, Target};
+use super::programs::Loaded;
+use super::sys;
 
 /// What became of a hook's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,63 +20,90 @@ pub(super) enum Attachment {
     Attached,
     /// What it was attached to is gone, and perhaps made again.
     Husk,
-    /// Its pin is gone: somebody removed enforcement.
+    /// It was never attached, or taken off what is still there: somebody
+    /// removed enforcement.
     Removed,
 }
 
-/// The folder with the links of the cgroup's hooks.
+/// The links of the cgroup's hooks.
 #[derive(Debug)]
-pub(super) struct Links {
-    folder: PathBuf,
+pub(super) struct Links(Pinned<Hook>);
+
+impl Name for Hook {
+    fn hook(self) -> Hook {
+        self
+    }
+
+    fn file(self) -> String {
+        self.word().to_owned()
+    }
+
+    fn of_file(file: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|hook| hook.word() == file)
+    }
 }
 
 impl Links {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn adopt(folder: PathBuf) -> Result<Self, KernelError> {
+        Pinned::adopt(folder).map(Self)
     }
 
     pub(super) fn state(&self, hook: Hook, point: &AttachPoint) -> Attachment {
-        match inspect(&self.pin(hook), hook) {
-            Ok(Some(info)) if point.id().is_ok_and(|id| id == info.target) => Attachment::Attached,
-            Ok(Some(_)) => Attachment::Husk,
-            Ok(None) | Err(_) => Attachment::Removed,
+        let Ok(Some(attached)) = self.0.attached(hook) else {
+            return Attachment::Removed;
+        };
+        match point.id() {
+            Ok(id) if id == attached.now => Attachment::Attached,
+            Ok(id) if id == attached.first => Attachment::Removed,
+            _ => Attachment::Husk,
         }
     }
 
     /// Attaches a program, or puts it in place of the attached one.
-    pub(super) fn attach(&self, loaded: &Loaded, point: &AttachPoint) -> Result<(), KernelError> {
+    pub(super) fn attach(
+        &mut self,
+        loaded: &Loaded,
+        point: &AttachPoint,
+    ) -> Result<(), KernelError> {
         let (folder, id) = point.open().on("opening", point.path())?;
         let target = Target {
             number: sys::number(folder.as_fd()),
             id,
             name: format!("cgroup {}", point.path().display()),
         };
-        attach(
-            loaded.hook,
-            loaded.program.as_fd(),
-            &target,
-            &self.pin(loaded.hook),
-        )
+        self.0.attach(loaded.hook, loaded.program.as_fd(), &target)
     }
 
-    fn pin(&self, hook: Hook) -> PathBuf {
-        self.folder.join(hook.word())
+    pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
+        self.0.pin_again()
     }
 }
 
-/// The folder with the sk_lookup links, by cookie of the network namespace.
+/// The sk_lookup links, by cookie of the network namespace.
 #[derive(Debug)]
-pub(super) struct NetnsLinks {
-    folder: PathBuf,
+pub(super) struct NetnsLinks(Pinned<u64>);
+
+impl Name for u64 {
+    fn hook(self) -> Hook {
+        Hook::SkLookup
+    }
+
+    fn file(self) -> String {
+        self.to_string()
+    }
+
+    fn of_file(file: &str) -> Option<Self> {
+        file.parse().ok()
+    }
 }
 
 impl NetnsLinks {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn adopt(folder: PathBuf) -> Result<Self, KernelError> {
+        Pinned::adopt(folder).map(Self)
     }
 
     pub(super) fn attach(
-        &self,
+        &mut self,
         cookie: u64,
         netns: BorrowedFd<'_>,
         program: BorrowedFd<'_>,
@@ -91,127 +117,28 @@ impl NetnsLinks {
             id: inode,
             name: format!("network namespace {cookie}"),
         };
-        attach(Hook::SkLookup, program, &target, &self.pin(cookie))
+        self.0.attach(cookie, program, &target)
     }
 
-    pub(super) fn remove(&self, cookie: u64) -> Result<(), KernelError> {
-        remove_file(&self.pin(cookie))
+    pub(super) fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.0.remove(cookie)
     }
 
     /// Inode of the network namespace that a link is attached to, 0 once that
-    /// is gone. A link whose pin somebody removed tells nothing.
+    /// is gone.
     pub(super) fn target(&self, cookie: u64) -> Result<Option<u64>, KernelError> {
-        let info = inspect(&self.pin(cookie), Hook::SkLookup)?;
-        Ok(info.map(|info| info.target))
+        Ok(self.0.attached(cookie)?.map(|attached| attached.now))
     }
 
-    /// Cookies of the pinned links, and whether their network namespace lives.
+    /// Cookies of the links, and whether their network namespace lives.
     pub(super) fn all(&self) -> Result<Vec<(u64, bool)>, KernelError> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.folder).on("reading", &self.folder)? {
-            let path = entry.on("reading", &self.folder)?.path();
-            let cookie = path
-                .file_name()
-                .and_then(|name| name.to_str()?.parse().ok());
-            match cookie {
-                Some(cookie) => {
-                    let info = inspect(&path, Hook::SkLookup)?;
-                    found.push((cookie, info.is_some_and(|info| info.target != 0)));
-                }
-                // Left over by a daemon that was killed while it attached.
-                None => remove_file(&path)?,
-            }
-        }
-        Ok(found)
+        let cookies = self.0.names().into_iter();
+        cookies
+            .map(|cookie| Ok((cookie, self.target(cookie)?.is_some_and(|inode| inode != 0))))
+            .collect()
     }
 
-    fn pin(&self, cookie: u64) -> PathBuf {
-        self.folder.join(cookie.to_string())
-    }
-}
-
-/// Where a program is to run.
-pub(super) struct Target {
-    /// An open descriptor of a cgroup or a network namespace, or an interface's index.
-    pub(super) number: u32,
-    /// What a link to it says about its target.
-    pub(super) id: u64,
-    pub(super) name: String,
-}
-
-pub(super) fn attach(
-    hook: Hook,
-    program: BorrowedFd<'_>,
-    to: &Target,
-    pin: &Path,
-) -> Result<(), KernelError> {
-    let failed = |source| KernelError::Attach {
-        hook,
-        to: to.name.clone(),
-        source,
-    };
-    if inspect(pin, hook)?.is_some_and(|info| info.target == to.id) {
-        let link = sys::open_pin(pin).map_err(failed)?;
-        match sys::update_link(link.as_fd(), program) {
-            // What it was attached to went at this moment.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            result => return result.map_err(failed),
-        }
-    }
-    // First attached, then pinned under another name, then put in place of
-    // what is there: at no time is there less than before.
-    let link =
-        sys::create_link(program, to.number, attach_type(hook), flags(hook)).map_err(failed)?;
-    let staged = staged(pin);
-    remove_file(&staged)?;
-    sys::pin(link.as_fd(), &staged).on("pinning a link at", &staged)?;
-    fs::rename(&staged, pin).on("renaming a link to", pin)
-}
-
-/// What is pinned at `pin`, if anything; refuses what is not of this hook, for
-/// the kernel would take any program of the same type.
-pub(super) fn inspect(pin: &Path, hook: Hook) -> Result<Option<LinkInfo>, KernelError> {
-    let link = match sys::open_pin(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).on("opening", pin),
-    };
-    let info = sys::link_info(link.as_fd()).on("looking at", pin)?;
-    let kind = match hook {
-        Hook::SkLookup => LinkInfo::NETNS,
-        Hook::Veth => LinkInfo::TCX,
-        _ => LinkInfo::CGROUP,
-    };
-    if info.kind == kind && info.attach_type == attach_type(hook) {
-        Ok(Some(info))
-    } else {
-        Err(KernelError::ForeignLink {
-            path: pin.to_owned(),
-        })
-    }
-}
-
-/// Whoever comes first at an interface may send a frame elsewhere, past
-/// everybody behind.
-const fn flags(hook: Hook) -> u32 {
-    /// From <linux/bpf.h>: before all that are there.
-    const BPF_F_BEFORE: u32 = 1 << 3;
-    match hook {
-        Hook::Veth => BPF_F_BEFORE,
-        _ => 0,
-    }
-}
-
-/// Names with a dot are not allowed on a bpffs.
-fn staged(pin: &Path) -> PathBuf {
-    let mut name = pin.file_name().unwrap_or_default().to_owned();
-    name.push("-new");
-    pin.with_file_name(name)
-}
-
-pub(super) fn remove_file(path: &Path) -> Result<(), KernelError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).on("removing", path),
-        _ => Ok(()),
+    pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
+        self.0.pin_again()
     }
 }

@@ -4,8 +4,9 @@
 //!
 //! Enforcement does not depend on this process. Programs, maps and links are
 //! pinned and stay when it ends, however it ends: connections of enrolled
-//! workloads are then refused. Only `detach`, or removing the pins by hand,
-//! removes it.
+//! workloads are then refused. Nor does it depend on the pins while this process
+//! lives, which holds what is pinned and pins it again. Only `detach`, or
+//! removing the pins when no daemon runs, removes it.
 
 mod btf;
 mod detach;
@@ -20,6 +21,8 @@ mod links;
 mod log;
 mod networks;
 mod open;
+mod pinned;
+mod pins;
 mod programs;
 mod readable;
 mod sys;
@@ -27,7 +30,6 @@ mod veths;
 mod watch;
 mod workloads;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
@@ -56,6 +58,7 @@ use error::While;
 use host::AttachPoint;
 use links::{Attachment, Links, NetnsLinks};
 use open::Folders;
+use pins::Pins;
 use programs::{CGROUP_HOOKS, Loaded, Loader};
 use sys::Map;
 use veths::Veths;
@@ -101,12 +104,12 @@ pub struct Kernel {
     prober: Option<AttachPoint>,
     own_cgroup: u64,
     folders: Folders,
-    pins: PathBuf,
+    pins: Pins,
+    pins_restored: u64,
     loader: Loader,
     programs: Vec<Loaded>,
     /// Until somebody reads its log.
     object: Option<Ebpf>,
-    lock: nix::fcntl::Flock<File>,
 }
 
 impl Kernel {
@@ -173,6 +176,8 @@ impl Kernel {
         {
             return Err(KernelError::SharesCgroup);
         }
+        // A map that is not there would be made, and not be the hooks'.
+        self.pins.ensure_maps(&self.folders)?;
         let netns = self.workloads.plan(enrolment)?;
         let program = self.loader.sk_lookup(Instance {
             cookie,
@@ -282,11 +287,7 @@ impl Kernel {
     /// Attaches every program, or replaces the attached ones in place. Called
     /// last, when maps and listeners are ready.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        if !host::is_same_folder(&self.pins, &*self.lock) {
-            return Err(KernelError::Removed {
-                path: self.pins.clone(),
-            });
-        }
+        self.pins.ensure_maps(&self.folders)?;
         for loaded in self
             .programs
             .iter()
@@ -300,12 +301,15 @@ impl Kernel {
                     "the prober's cgroup is not there yet: until it is, its probes are refused");
                 Ok(())
             }
-            Some(prober) => self.attach_prober(prober),
+            Some(_) => self.attach_prober(),
             None => Ok(()),
         }
     }
 
-    fn attach_prober(&self, prober: &AttachPoint) -> Result<(), KernelError> {
+    fn attach_prober(&mut self) -> Result<(), KernelError> {
+        let Some(prober) = &self.prober else {
+            return Ok(());
+        };
         for loaded in self.programs.iter().filter(|it| it.hook == Hook::Prober) {
             self.links.attach(loaded, prober)?;
         }
@@ -314,22 +318,21 @@ impl Kernel {
 
     /// A kubelet that its service manager starts again has another cgroup of
     /// the same name.
-    fn follow_prober(&self) -> Result<(), KernelError> {
+    fn follow_prober(&mut self) -> Result<(), KernelError> {
         match &self.prober {
             Some(prober)
                 if prober.exists()
                     && self.links.state(Hook::Prober, prober) != Attachment::Attached =>
             {
-                self.attach_prober(prober)?;
-                tracing::info!(cgroup = %prober.path().display(), "attached to the prober's cgroup");
-                Ok(())
+                tracing::info!(cgroup = %prober.path().display(), "attaching to the prober's cgroup");
+                self.attach_prober()
             }
             _ => Ok(()),
         }
     }
 
     /// Attaches again the hooks whose cgroup was removed and made again. Those
-    /// whose pins were removed stay removed: somebody wanted that.
+    /// that were taken off it stay off: somebody wanted that.
     pub fn repair(&mut self) -> Result<Vec<Hook>, KernelError> {
         let mut repaired = Vec::new();
         for loaded in self
@@ -349,8 +352,38 @@ impl Kernel {
         Ok(repaired)
     }
 
-    /// Whether each hook is attached where it should be: not if its pin was
-    /// removed, nor if its cgroup was.
+    /// Whether somebody has taken hooks off their cgroup, as `detach` does.
+    pub fn is_detached(&self) -> bool {
+        CGROUP_HOOKS
+            .iter()
+            .any(|&hook| self.links.state(hook, &self.point) == Attachment::Removed)
+    }
+
+    /// Pins again what is in force and not pinned any more; how many. Without
+    /// its pins all ends with this process. Not after `detach`, which takes off
+    /// what it unpins.
+    pub fn keep_pins(&mut self) -> Result<usize, KernelError> {
+        if self.is_detached() {
+            return Ok(0);
+        }
+        // Only at the end does the former folder go, and all that is pinned there.
+        let former = self.pins.follow()?;
+        let restored = self.links.pin_again()?
+            + self.netns_links.pin_again()?
+            + self.veths.pin_again()?
+            + self.pins.pin_maps_again(&self.folders)?;
+        drop(former);
+        self.pins_restored += restored as u64;
+        Ok(restored)
+    }
+
+    /// How many pins this process has put back.
+    pub fn pins_restored(&self) -> u64 {
+        self.pins_restored
+    }
+
+    /// Whether each hook is attached where it should be: not if it was taken
+    /// off, nor if its cgroup was removed.
     pub fn attached(&self) -> Vec<(Hook, bool)> {
         CGROUP_HOOKS
             .iter()
@@ -427,7 +460,7 @@ impl Kernel {
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kernel")
-            .field("pins", &self.pins)
+            .field("pins", &self.pins.path())
             .field("point", &self.point)
             .field("workloads", &self.workloads)
             .finish_non_exhaustive()

@@ -14,6 +14,7 @@ use super::btf::Offsets;
 use super::error::{KernelError, While};
 use super::host::{self, AttachPoint};
 use super::links::{Links, NetnsLinks};
+use super::pins::Pins;
 use super::programs::{self, Loader};
 use super::sys::{self, Map, MapForm};
 use super::veths::Veths;
@@ -42,6 +43,15 @@ impl Folders {
             veths: pins.join("veths"),
         }
     }
+
+    /// Makes `maps_new`.
+    pub(super) fn empty_maps_new(&self) -> Result<&Path, KernelError> {
+        if self.maps_new.exists() {
+            fs::remove_dir_all(&self.maps_new).on("removing", &self.maps_new)?;
+        }
+        fs::create_dir(&self.maps_new).on("making", &self.maps_new)?;
+        Ok(&self.maps_new)
+    }
 }
 
 pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
@@ -57,10 +67,6 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
     host::pin_folder(&options.pins)?;
     let lock = host::lock(&options.pins)?;
     let folders = Folders::below(&options.pins);
-    for folder in [&folders.links, &folders.netns, &folders.veths] {
-        fs::create_dir_all(folder).on("making", folder)?;
-    }
-
     let adopted = folders.maps.exists();
     let (loader, programs, object) = if adopted {
         check_layout(&folders.maps)?;
@@ -78,9 +84,9 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
         counters: programs::counters(&folders.maps)?,
         handoff: Handoff::open(&folders.maps)?,
         workloads: Workloads::adopt(&folders.maps)?,
-        links: Links::new(folders.links.clone()),
-        netns_links: NetnsLinks::new(folders.netns.clone()),
-        veths: Veths::adopt(&folders.veths, &folders.maps, options.veth_gate)?,
+        links: Links::adopt(folders.links.clone())?,
+        netns_links: NetnsLinks::adopt(folders.netns.clone())?,
+        veths: Veths::adopt(folders.veths.clone(), &folders.maps, options.veth_gate)?,
         host_cookie: HostNetns::host()
             .doing("asking for the host's network namespace")?
             .cookie()
@@ -89,12 +95,12 @@ pub(super) fn open(options: &Options) -> Result<Kernel, KernelError> {
         point,
         prober: options.prober.clone().map(AttachPoint::at),
         own_cgroup,
+        pins: Pins::hold(&options.pins, lock, &folders)?,
+        pins_restored: 0,
         folders,
-        pins: options.pins.clone(),
         loader,
         programs,
         object: Some(object),
-        lock,
     };
     kernel.start_anew()?;
     let instance = kernel.instance()?;
@@ -157,19 +163,16 @@ fn make_maps(
     folders: &Folders,
     offsets: &Offsets,
 ) -> Result<(Loader, Vec<programs::Loaded>, aya::Ebpf), KernelError> {
-    if folders.maps_new.exists() {
-        fs::remove_dir_all(&folders.maps_new).on("removing", &folders.maps_new)?;
-    }
-    fs::create_dir(&folders.maps_new).on("making", &folders.maps_new)?;
-    let mut loader = Loader::new(&folders.maps_new);
+    let maps_new = folders.empty_maps_new()?;
+    let mut loader = Loader::new(maps_new);
     let (programs, object) = loader.hooks(offsets)?;
-    let node: Map<u32, Node> = programs::map(&folders.maps_new, name::NODE)?;
+    let node: Map<u32, Node> = programs::map(maps_new, name::NODE)?;
     let fresh = Node {
         layout: LAYOUT,
         ..Node::default()
     };
     node.put(&0, &fresh).of_map(name::NODE, "written")?;
-    fs::rename(&folders.maps_new, &folders.maps).on("renaming to", &folders.maps)?;
+    fs::rename(maps_new, &folders.maps).on("renaming to", &folders.maps)?;
     loader.moved(&folders.maps);
     Ok((loader, programs, object))
 }

@@ -3,7 +3,6 @@
 //! and the daemon says so.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use mtls_common::maps::name;
 
 use super::error::{KernelError, While};
 use super::interfaces::{Asking, Interface};
-use super::links::{self, Target};
+use super::pinned::{Name, Pinned, Target};
 use super::sys::Map;
 use super::{host, programs, sys};
 use crate::netns::Netns;
@@ -71,10 +70,10 @@ impl VethGate {
     }
 }
 
-/// The folder with the links, by cookie and interface.
+/// The links, by cookie and interface.
 #[derive(Debug)]
 pub(super) struct Veths {
-    folder: PathBuf,
+    links: Pinned<Gate>,
     owners: Map<u32, u64>,
     wanted: bool,
     states: HashMap<u64, VethGate>,
@@ -82,9 +81,9 @@ pub(super) struct Veths {
 
 impl Veths {
     /// With what an earlier daemon left: gates at veths that are gone go.
-    pub(super) fn adopt(folder: &Path, maps: &Path, wanted: bool) -> Result<Self, KernelError> {
-        let veths = Self {
-            folder: folder.to_owned(),
+    pub(super) fn adopt(folder: PathBuf, maps: &Path, wanted: bool) -> Result<Self, KernelError> {
+        let mut veths = Self {
+            links: Pinned::adopt(folder)?,
             owners: programs::map(maps, name::VETHS)?,
             wanted,
             states: HashMap::new(),
@@ -130,7 +129,7 @@ impl Veths {
     }
 
     fn try_arm(
-        &self,
+        &mut self,
         cookie: u64,
         netns: &Netns,
         program: BorrowedFd<'_>,
@@ -162,26 +161,30 @@ impl Veths {
                 id: u64::from(end.index),
                 name: format!("interface {}", end.name),
             };
-            links::attach(Hook::Veth, program, &target, &self.pin(cookie, end.index))?;
+            let gate = Gate {
+                cookie,
+                interface: end.index,
+            };
+            self.links.attach(gate, program, &target)?;
         }
         Ok(VethGate::Armed)
     }
 
     /// Takes a workload's gates away.
-    pub(super) fn disarm(&self, cookie: u64) -> Result<(), KernelError> {
-        for gate in self.gates()? {
+    pub(super) fn disarm(&mut self, cookie: u64) -> Result<(), KernelError> {
+        for gate in self.links.names() {
             if gate.cookie == cookie {
-                self.remove(&gate)?;
+                self.remove(gate)?;
             }
         }
         Ok(())
     }
 
     /// Removes what was left at veths that are gone.
-    pub(super) fn sweep(&self) -> Result<(), KernelError> {
-        for gate in self.gates()? {
-            if !gate.alive {
-                self.remove(&gate)?;
+    pub(super) fn sweep(&mut self) -> Result<(), KernelError> {
+        for gate in self.links.names() {
+            if !self.stands(gate)? {
+                self.remove(gate)?;
             }
         }
         Ok(())
@@ -202,16 +205,11 @@ impl Veths {
 
     /// How many workloads are in which state now.
     pub(super) fn states(&self) -> Vec<(VethGate, u64)> {
-        let standing: Vec<u64> = self.gates().map_or_else(
-            |_unreadable| Vec::new(),
-            |gates| {
-                gates
-                    .iter()
-                    .filter(|gate| gate.alive)
-                    .map(|gate| gate.cookie)
-                    .collect()
-            },
-        );
+        let gates = self.links.names().into_iter();
+        let standing: Vec<u64> = gates
+            .filter(|gate| self.stands(*gate).unwrap_or(false))
+            .map(|gate| gate.cookie)
+            .collect();
         let of = |(cookie, state): (&u64, &VethGate)| match state {
             VethGate::Armed if !standing.contains(cookie) => VethGate::Missing,
             state => *state,
@@ -229,33 +227,21 @@ impl Veths {
     }
 
     pub(super) fn entries(&self) -> usize {
-        self.gates().map_or(0, |gates| gates.len())
+        self.links.len()
     }
 
-    fn gates(&self) -> Result<Vec<Gate>, KernelError> {
-        let mut gates = Vec::new();
-        for entry in fs::read_dir(&self.folder).on("reading", &self.folder)? {
-            let path = entry.on("reading", &self.folder)?.path();
-            let named = path.file_name().and_then(|name| {
-                let (cookie, interface) = name.to_str()?.split_once('-')?;
-                Some((cookie.parse().ok()?, interface.parse().ok()?))
-            });
-            match named {
-                Some((cookie, interface)) => gates.push(Gate {
-                    cookie,
-                    interface,
-                    alive: links::inspect(&path, Hook::Veth)?
-                        .is_some_and(|info| info.target == u64::from(interface)),
-                }),
-                // Left over by a daemon that was killed while it attached.
-                None => links::remove_file(&path)?,
-            }
-        }
-        Ok(gates)
+    pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
+        self.links.pin_again()
     }
 
-    fn remove(&self, gate: &Gate) -> Result<(), KernelError> {
-        links::remove_file(&self.pin(gate.cookie, gate.interface))?;
+    /// Its interface is still there.
+    fn stands(&self, gate: Gate) -> Result<bool, KernelError> {
+        let attached = self.links.attached(gate)?;
+        Ok(attached.is_some_and(|it| it.now == u64::from(gate.interface)))
+    }
+
+    fn remove(&mut self, gate: Gate) -> Result<(), KernelError> {
+        self.links.remove(gate)?;
         // Its number may be another workload's by now.
         let owner = self
             .owners
@@ -268,19 +254,31 @@ impl Veths {
         }
         Ok(())
     }
-
-    fn pin(&self, cookie: u64, interface: u32) -> PathBuf {
-        self.folder.join(format!("{cookie}-{interface}"))
-    }
 }
 
-/// A pinned link.
-#[derive(Debug)]
+/// A gate at the node's end of one veth of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Gate {
     cookie: u64,
     interface: u32,
-    /// Its interface is still there.
-    alive: bool,
+}
+
+impl Name for Gate {
+    fn hook(self) -> Hook {
+        Hook::Veth
+    }
+
+    fn file(self) -> String {
+        format!("{}-{}", self.cookie, self.interface)
+    }
+
+    fn of_file(file: &str) -> Option<Self> {
+        let (cookie, interface) = file.split_once('-')?;
+        Some(Self {
+            cookie: cookie.parse().ok()?,
+            interface: interface.parse().ok()?,
+        })
+    }
 }
 
 /// The node's ends of a namespace's veths.

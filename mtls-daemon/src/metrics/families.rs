@@ -76,6 +76,8 @@ families! {
         "Connections in clear from before a workload was enrolled: ended then (ok), or left because the kernel would not end them (error).";
     BPF_ATTACHED = Gauge "mtls_bpf_programs_attached" ["hook"]
         "1 while the hook's programs are attached where they must be, 0 when one is missing.";
+    PINS_RESTORED = Counter "mtls_pins_restored_total" []
+        "Pins of programs and maps that were removed beside the running daemon, and that it put back.";
     VETH_GATES = Gauge "mtls_veth_gates" ["state"]
         "Enrolled workloads by the gate at their veth: armed, off, or why there is none.";
     BPF_MAP_ENTRIES = Gauge "mtls_bpf_map_entries" ["map"]

@@ -45,6 +45,7 @@ pub(super) fn render(sheet: &mut Sheet, kernel: &KernelFigures, mut plaintext: I
         let attached = u64::from(state.attached);
         sheet.count(families::BPF_ATTACHED, &[state.hook.word()], attached);
     }
+    sheet.count(families::PINS_RESTORED, &[], kernel.pins_restored);
     for &(state, workloads) in &kernel.veth_gates {
         sheet.count(families::VETH_GATES, &[state], workloads);
     }

@@ -108,6 +108,7 @@ pub struct KernelFigures {
     pub counts: Vec<HookCount>,
     pub maps: Vec<MapUsage>,
     pub hooks: Vec<HookState>,
+    pub pins_restored: u64,
     /// Workloads by the state of the gate at their veth.
     pub veth_gates: Vec<(&'static str, u64)>,
 }

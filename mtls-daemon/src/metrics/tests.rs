@@ -31,6 +31,7 @@ fn full_scrape(metrics: &Metrics) -> String {
             entries: 1,
             capacity: 8,
         }],
+        pins_restored: 0,
         veth_gates: vec![("armed", 2)],
         hooks: vec![HookState {
             hook: Hook::Connect4,

@@ -65,6 +65,8 @@ pub struct Node {
     /// Told when a workload's state may have changed.
     pub changes: watch::Sender<()>,
     pub phase: RefCell<Phase>,
+    /// Why the pins are not what they should be.
+    pub pins_error: RefCell<Option<String>>,
     /// The network plug-in, where there is one.
     pub plugin: RefCell<Option<Plugin>>,
 }
@@ -90,6 +92,8 @@ impl Node {
     /// The regular look: is everything where it was put?
     pub fn look(&self) {
         self.look_at_policies();
+        // A workload cannot be enrolled without them.
+        self.keep_pins();
         self.reconcile();
         let workloads = self.workloads.borrow();
         let netns = workloads.values().filter_map(Enrolled::netns);
@@ -198,8 +202,11 @@ impl Node {
         if !matches!(*self.phase.borrow(), Phase::Serving) {
             return;
         }
-        // Those whose pins were removed stay removed, and readiness says so:
-        // somebody wanted that.
+        // Those that were taken off stay off, and readiness says so: somebody
+        // wanted that.
+        if self.kernel.borrow().is_detached() {
+            self.detach_plugin();
+        }
         match self.kernel.borrow_mut().repair() {
             Ok(repaired) if repaired.is_empty() => {}
             Ok(repaired) => {
@@ -213,6 +220,34 @@ impl Node {
             Err(error) => {
                 tracing::error!(%error, "hooks are torn away and cannot be attached again");
             }
+        }
+    }
+
+    /// Put back the pins that somebody removed.
+    fn keep_pins(&self) {
+        if !matches!(*self.phase.borrow(), Phase::Serving) {
+            return;
+        }
+        let kept = self.kernel.borrow_mut().keep_pins();
+        match &kept {
+            Ok(0) => {}
+            Ok(pins) => tracing::error!(
+                pins,
+                "pins were removed beside the running daemon: put back; to end enforcement there is `mtls-daemon detach`"
+            ),
+            Err(error) => {
+                let error = error.to_string();
+                if self.pins_error.borrow().as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "pins were removed and cannot be put back: enforcement would end with this daemon"
+                    );
+                }
+            }
+        }
+        let error = kept.err().map(|error| error.to_string());
+        if self.pins_error.replace(error.clone()) != error {
+            self.changes.send_replace(());
         }
     }
 

@@ -52,7 +52,7 @@ impl Node {
             return Ok(());
         }
         let door = door::open(Rc::clone(self), &cni.socket)?;
-        let keeper = Keeper::start(place, config.kernel.pins.clone())?;
+        let keeper = Keeper::start(place)?;
         let said = self.ask_for_plugin().await;
         match &said {
             None | Some(Said::Wanted) => {}
@@ -67,6 +67,18 @@ impl Node {
             said,
         }));
         Ok(())
+    }
+
+    /// Nothing is enforced any more, and no pod has anything to wait for.
+    pub(super) fn detach_plugin(&self) {
+        let left = self.plugin.borrow().as_ref().map(|it| it.keeper.leave());
+        match left {
+            Some(Ok(from)) if !from.is_empty() => {
+                tracing::warn!(?from, "enforcement was detached: network plug-in taken out");
+            }
+            Some(Err(error)) => tracing::error!(%error, "the network plug-in's entry stays"),
+            Some(Ok(_)) | None => {}
+        }
     }
 
     /// At the daemon's end. Pods that begin from now on wait for the next

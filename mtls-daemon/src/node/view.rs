@@ -54,6 +54,7 @@ impl NodeView for Node {
             trust_bundles: self.trust_bundles(workloads.values()),
             revocation: self.revocation_statuses(),
             cluster: cluster.as_deref().map(cluster_status),
+            pins_error: self.pins_error.borrow().clone(),
             plugin_error: self.plugin.borrow().as_ref().and_then(Plugin::trouble),
             peers: config.peers.len(),
             services: self.facts.borrow().directory.services(),
@@ -105,6 +106,7 @@ impl NodeView for Node {
             counts: counts.collect(),
             maps: maps.collect(),
             hooks: hook_states(&kernel),
+            pins_restored: kernel.pins_restored(),
             veth_gates: kernel
                 .veth_gates()
                 .into_iter()

@@ -95,10 +95,11 @@ fn kernel_gates_hold_what_the_hooks_miss() -> Result {
         let (pod, other) = (a.pod("pod")?, b.pod("other")?);
         let mut stage = Stage::attached(&a)?;
         let post = stage.enrol(&pod)?;
-        let mut news = stage.news()?;
         let (ask, answer) = chat();
         let mut inside = pod.serve(8080, answer.clone())?;
         let mut outside = other.serve(8080, answer)?;
+        // A running daemon would put them back.
+        stage.stop();
         for pin in [
             format!("netns/{}", post.cookie),
             "links/connect4".into(),
@@ -107,6 +108,8 @@ fn kernel_gates_hold_what_the_hooks_miss() -> Result {
             let pin = stage.pins().join(pin);
             fs::remove_file(&pin).doing(|| format!("removing {}", pin.display()))?;
         }
+        stage.start()?;
+        let mut news = stage.news()?;
         for (nth, family) in (1..).zip(Family::BOTH) {
             let mut inward = other.connect_as(Connect::to(pod.at(family, 8080), ask.clone()))?;
             let mut outward = pod.connect_as(Connect::to(other.at(family, 8080), ask.clone()))?;

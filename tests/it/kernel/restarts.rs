@@ -149,8 +149,8 @@ fn kernel_refuses_a_second_daemon_and_foreign_pins() -> Result {
     })
 }
 
-/// `detach`, and removing the pins by hand, open; a running daemon does not
-/// close again by itself.
+/// `detach` opens, and a running daemon does not close again by itself; removing
+/// the pins opens where none runs.
 #[test]
 fn kernel_is_detached_for_good() -> Result {
     play("kernel-detached", |scene| {
@@ -179,6 +179,8 @@ fn kernel_is_detached_for_good() -> Result {
         })?;
         let repaired = stage.kernel().repair().said()?;
         ensure_eq(repaired, vec![], "hooks that were attached again")?;
+        let restored = stage.kernel().keep_pins().said()?;
+        ensure_eq(restored, 0, "pins that were put back")?;
         let again = stage.kernel().attach();
         ensure(matches!(again, Err(KernelError::Removed { .. })), || {
             format!("{again:?}")

@@ -55,9 +55,7 @@ impl Daemon {
         let folder = node.scene().dir().join(format!("daemon-{}", node.name()));
         let bpffs = folder.join("bpf");
         fs::create_dir_all(&bpffs).doing(|| format!("making {}", bpffs.display()))?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("bpf"), &bpffs, Some("bpf"), flags, Some("mode=0700"))
-            .doing(|| format!("mounting a bpffs on {}", bpffs.display()))?;
+        mount_bpffs(&bpffs)?;
         let cgroup = match position {
             Position::Below => node.cgroup().child("daemon")?,
             Position::Outside => node
@@ -182,6 +180,18 @@ impl Daemon {
         }
     }
 
+    /// Waits until it says that it is not, and why.
+    pub fn wait_until_not_ready(&self, why: &str) -> Result {
+        wait_for(
+            Deadline::default(),
+            || format!("the daemon of node {} to say: {why}", self.node.name()),
+            || {
+                let (status, body) = self.get("/readyz")?;
+                Ok((status == 503 && body.contains(why)).then_some(()))
+            },
+        )
+    }
+
     /// Ready, for a node, means that a workload may have failed for a reason.
     fn ensure_workloads_are_ready(&self) -> Result {
         let status = self.status()?;
@@ -240,6 +250,17 @@ impl Daemon {
     /// Takes its enforcement away without it.
     pub fn remove_pins(&self) -> Result {
         crate::run::remove_folder(&self.pins())
+    }
+
+    /// Takes the file system with the pins out of its place.
+    pub fn unmount_bpffs(&self) -> Result {
+        umount2(&self.bpffs, MntFlags::MNT_DETACH)
+            .doing(|| format!("unmounting {}", self.bpffs.display()))
+    }
+
+    /// Mounts a new one there.
+    pub fn mount_bpffs(&self) -> Result {
+        mount_bpffs(&self.bpffs)
     }
 
     /// What its commands give as --socket.
@@ -398,6 +419,12 @@ impl Drop for Daemon {
         // Without its bpffs the pins go, and with them links and maps.
         let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
     }
+}
+
+fn mount_bpffs(at: &Path) -> Result {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), at, Some("bpf"), flags, Some("mode=0700"))
+        .doing(|| format!("mounting a bpffs on {}", at.display()))
 }
 
 /// The workloads of a status.

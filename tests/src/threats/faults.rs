@@ -64,6 +64,19 @@ pub(super) const FAULTS: &[Row] = &[
         "attached again, told as an error",
     ),
     row(
+        "The pins are removed, or the bpffs unmounted, beside a running daemon",
+        &[
+            "pins_removed.rs#pins_removed_beside_the_daemon",
+            "pins_removed.rs#bpffs_unmounted_under_the_daemon",
+        ],
+        "nothing is cut, nothing in clear; pinned again at once, or as soon as there is a bpffs, and not ready until then",
+    ),
+    row(
+        "The pins are removed, or the bpffs unmounted, beside no daemon",
+        &["enforcement_outlives_the_daemon.rs#removing_the_pins_removes_enforcement"],
+        "enforcement ends: for root on the host only, and said in operations.md",
+    ),
+    row(
         "Pins of a second daemon or of another version; a private bpffs",
         &[
             "kernel/restarts.rs#kernel_refuses_a_second_daemon_and_foreign_pins",

@@ -239,8 +239,8 @@ fn soon(what: &str, so: impl Fn() -> bool) {
 #[test]
 fn it_is_kept_where_it_is_until_it_is_to_leave() {
     let folder = Folder::new("kept");
-    let (pins, name) = (folder.0.join("bin"), "10-net.conflist");
-    let keeper = Keeper::start(folder.place(), pins).unwrap();
+    let name = "10-net.conflist";
+    let keeper = Keeper::start(folder.place()).unwrap();
     soon("what is missing is told", || keeper.trouble().is_some());
     for kind in ["bridge", "newer"] {
         folder.write(name, &list(kind));
@@ -252,19 +252,4 @@ fn it_is_kept_where_it_is_until_it_is_to_leave() {
     assert_eq!(keeper.leave().unwrap(), [folder.conf(name)]);
     folder.write(name, &list("last"));
     assert_eq!(folder.types(name), ["last"]);
-}
-
-/// Who is detached by hand has nothing left that a pod could wait for.
-#[test]
-fn it_goes_with_what_is_enforced() {
-    let folder = Folder::new("detached");
-    let pins = folder.0.join("pins");
-    fs::create_dir(&pins).unwrap();
-    folder.write("10-net.conflist", &list("bridge"));
-    let _keeper = Keeper::start(folder.place(), pins.clone()).unwrap();
-    soon("it is installed", || {
-        folder.types("10-net.conflist").len() == 2
-    });
-    fs::remove_dir(&pins).unwrap();
-    soon("it is gone", || folder.types("10-net.conflist").len() == 1);
 }
