@@ -205,7 +205,9 @@ impl Dialled {
 pub struct Place {
     pub ip: Ip,
     pub port: u16,
-    zero: u16,
+    /// Not 0 once the hooks have seen the listener that is dialled: its
+    /// applications hear the name. Others take the daemon for a neighbour.
+    pub seen: u16,
 }
 
 impl Place {
@@ -214,7 +216,7 @@ impl Place {
         Self {
             ip: at.ip,
             port: at.port,
-            zero: 0,
+            seen: 0,
         }
     }
 

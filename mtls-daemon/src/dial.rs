@@ -57,7 +57,7 @@ pub async fn dial(
             Err(error) => Ok(Err(error)),
         };
         match answered {
-            Ok(Ok(socket)) => return Ok(Dialled { socket, name }),
+            Ok(Ok(socket)) => return heard(socket, name, app),
             Ok(Err(error)) if is_taken(&error) => taken = Some(error),
             Ok(Err(error)) => {
                 return Err(Refused::new(Reason::DialFailed, format!("{app}: {error}")));
@@ -74,6 +74,21 @@ pub async fn dial(
         &error,
         "looking for a source port towards the application",
     ))
+}
+
+/// An application that does not hear of its client would take it for a
+/// neighbour on its own machine.
+fn heard(socket: TcpStream, name: ClientName, app: SocketAddr) -> Result<Dialled, Refused> {
+    match name.is_heard() {
+        Ok(true) => Ok(Dialled { socket, name }),
+        Ok(false) => Err(Refused::new(
+            Reason::DialFailed,
+            format!(
+                "{app}: its listener was made outside of kernel.cgroup, where no hook tells it who its client is; make it in a cgroup below"
+            ),
+        )),
+        Err(error) => Err(Refused::socket(&error, "asking for the client's name")),
+    }
 }
 
 /// Whether the kernel refused a source and not the connection: a wildcard

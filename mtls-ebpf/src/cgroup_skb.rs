@@ -1,7 +1,7 @@
 //! The gates: every packet that a socket of the cgroup sends or receives comes
 //! by here, and almost all leave after a few instructions.
 
-use core::ptr::{null_mut, read_volatile};
+use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
@@ -15,12 +15,12 @@ use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::Surroundings;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::gate::{self, Gate, Loopback};
-use mtls_common::maps::{Netns, PortKey, Socket};
+use mtls_common::maps::{FlowKey, Netns, PortKey, Socket};
 use mtls_common::probe::ProbeKey;
 use mtls_common::reports::Event;
 use mtls_common::syn::{self, Held};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
-use mtls_ebpf::maps::{HELD, SOCKETS};
+use mtls_ebpf::maps::{CLIENT_NAMES, HELD, SOCKETS};
 use mtls_ebpf::{facts, report};
 
 /// Where the kernel keeps a socket's network namespace, and in that its
@@ -88,7 +88,11 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
             read_volatile(&raw const (*sk).state),
         )
     };
-    if protocol != IPPROTO_TCP || state != LISTEN || interface(&ctx) == LOOPBACK {
+    if protocol != IPPROTO_TCP || state != LISTEN {
+        return PASS;
+    }
+    if interface(&ctx) == LOOPBACK {
+        tell_dialler(&ctx, sk);
         return PASS;
     }
     // SAFETY: a full socket.
@@ -104,6 +108,26 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         port,
     );
     act(&ctx, sk, Hook::Ingress, decision)
+}
+
+/// The daemon dials applications from loopback, and hears whether the hooks see
+/// the listener that it has reached.
+#[inline(always)]
+fn tell_dialler(ctx: &SkBuffContext, sk: *mut bpf_sock) {
+    let Some((source, target)) = ends(ctx) else {
+        return;
+    };
+    if !source.ip.is_loopback() {
+        return;
+    }
+    let Some(cookie) = cookie(sk) else {
+        return;
+    };
+    if let Some(name) = CLIENT_NAMES.get_ptr_mut(&FlowKey::new(cookie, source, target)) {
+        // SAFETY: an entry stays readable and writable as long as a program
+        // runs; nobody else writes this field.
+        unsafe { write_volatile(&raw mut (*name).seen, 1) };
+    }
 }
 
 /// Hands the SYN to the daemon, which lets it go or refuses it. What cannot be
@@ -270,9 +294,15 @@ fn header(ctx: &SkBuffContext) -> Option<usize> {
     is_tcp.then_some(40)
 }
 
-/// Both ends of a TCP packet.
 #[inline(always)]
 fn probe(ctx: &SkBuffContext) -> Option<ProbeKey> {
+    let (source, target) = ends(ctx)?;
+    Some(ProbeKey::new(source, target))
+}
+
+/// Both ends of a TCP packet, its source first.
+#[inline(always)]
+fn ends(ctx: &SkBuffContext) -> Option<(Endpoint, Endpoint)> {
     let ports = header(ctx)?;
     let (source, target) = if ctx.load::<u8>(0).ok()? >> 4 == 4 {
         let source = Ip::v4(ctx.load::<u32>(12).ok()?);
@@ -288,10 +318,7 @@ fn probe(ctx: &SkBuffContext) -> Option<ProbeKey> {
         ip,
         port: u16::from_be(port),
     };
-    Some(ProbeKey::new(
-        end(source, source_port),
-        end(target, target_port),
-    ))
+    Some((end(source, source_port), end(target, target_port)))
 }
 
 #[inline(always)]

@@ -166,6 +166,16 @@ impl Handoff {
     }
 }
 
+impl ClientName {
+    /// Whether whoever accepts the connection hears this name. A listener that
+    /// was made outside of the hooks' cgroup hears that its client is on
+    /// loopback. To be asked once it has answered.
+    pub fn is_heard(&self) -> io::Result<bool> {
+        let name = self.names.get(&self.flow)?;
+        Ok(name.is_some_and(|name| name.seen != 0))
+    }
+}
+
 impl Drop for ClientName {
     fn drop(&mut self) {
         match self.names.remove(&self.flow) {
