@@ -45,7 +45,9 @@ fn pins_removed_beside_the_daemon() -> Result {
         ensure(told(pair.clients_daemon()?), || "its log says nothing")?;
         open.go()?;
         let ended = open.ended()?;
-        ensure(ended.is_well(), || format!("the open connection: {ended:?}"))?;
+        ensure(ended.is_well(), || {
+            format!("the open connection: {ended:?}")
+        })?;
 
         survive_a_crash(&mut pair)?;
         pair.ensure_private().map(drop)

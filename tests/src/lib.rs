@@ -12,6 +12,7 @@ pub mod programs;
 pub mod script;
 
 // What the kernel gives; everything is named after the run that owns it.
+pub mod bpf;
 pub mod cgroup;
 pub mod mounts;
 pub mod netns;

@@ -67,15 +67,9 @@ pub fn two_nodes(scene: &Scene) -> Result<(Node, Node)> {
         "link add {WIRE} type veth peer name {WIRE} netns {}",
         b.netns().path().display()
     ))?;
-    for (node, other) in [(&a, &b), (&b, &a)] {
-        let (own, far) = (node.0.number, other.0.number);
-        node.netns().ip(&format!(
-            "addr add 10.99.0.{own}/24 dev {WIRE}\n\
-             addr add fd99::{own}/64 dev {WIRE} nodad\n\
-             link set {WIRE} up\n\
-             route add 10.0.{far}.0/24 via 10.99.0.{far}\n\
-             route add fd00:{far}::/64 via fd99::{far}\n"
-        ))?;
+    for node in [&a, &b] {
+        node.netns().ip(&format!("link set {WIRE} up\n"))?;
+        node.address_wire()?;
     }
     Ok((a, b))
 }
@@ -108,6 +102,19 @@ impl Node {
             pods,
             scene: scene.clone(),
         })))
+    }
+
+    /// Gives its end of the wire its addresses, and the ways over it: the
+    /// kernel forgets some when the interface goes down.
+    pub fn address_wire(&self) -> Result {
+        let own = self.0.number;
+        let far = 3 - own;
+        self.netns().ip(&format!(
+            "addr replace 10.99.0.{own}/24 dev {WIRE}\n\
+             addr replace fd99::{own}/64 dev {WIRE} nodad\n\
+             route replace 10.0.{far}.0/24 via 10.99.0.{far}\n\
+             route replace fd00:{far}::/64 via fd99::{far}\n"
+        ))
     }
 
     pub fn name(&self) -> &str {

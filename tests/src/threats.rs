@@ -381,8 +381,14 @@ const ATTACKS: &[Row] = &[
         "stopped by the ingress gate",
     ),
     row(
+        "A listener that was made in another cgroup, and handed to the application",
+        &["listener_of_another_cgroup.rs#listener_of_another_cgroup"],
+        "shown its true client below `kernel.cgroup`; outside of it `dial_failed`, and no byte",
+    ),
+    row(
         "A listener where the daemon's port is, before the daemon or after it",
         &[
+            "daemons_ports_taken.rs#daemons_ports_taken",
             "names.rs#names",
             "kernel/inbound.rs#kernel_refuses_plain_text_from_outside",
         ],

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::cni::install::Place;
 use crate::config;
 use crate::identity::{IdentityStore, Timings, WorkloadIdentity, certificate};
-use crate::kernel::{self, VethGate};
+use crate::kernel::{self, Foreign, VethGate};
 
 use super::humane::count;
 use super::table::table;
@@ -45,6 +45,12 @@ fn lacks(config: &config::Config) -> Vec<String> {
             VethGate::NoTcx.remedy()
         ));
     }
+    match kernel::foreign(config.kernel.cgroup.as_deref(), &config.kernel.pins) {
+        Ok(found) => lacks.extend(found.iter().map(of_others)),
+        Err(error) => lacks.push(format!(
+            "kernel: who else has programs at the hooks cannot be seen: {error}"
+        )),
+    }
     if config.cni.enabled {
         match Place::new(&config.cni).is_in_force() {
             Ok(true) => {}
@@ -56,6 +62,17 @@ fn lacks(config: &config::Config) -> Vec<String> {
         }
     }
     lacks
+}
+
+fn of_others(program: &Foreign) -> String {
+    let Foreign {
+        hook, at, name, id, ..
+    } = program;
+    format!(
+        "{} at {at}: program {name} (id {id}) of somebody else runs there, too: {}",
+        hook.word(),
+        program.remedy()
+    )
 }
 
 /// What came of a workload's source.

@@ -100,6 +100,10 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "attaching hook {} to {to} was refused: a program of somebody else is there, or in a cgroup above, for itself alone: `mtls-daemon check` names it; have it attached with others (BPF_F_ALLOW_MULTI), or taken off", hook.word()
+    )]
+    Alone { hook: Hook, to: String },
     #[error("map {map} could not be {verb}")]
     Map {
         map: &'static str,

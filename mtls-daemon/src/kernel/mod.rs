@@ -13,6 +13,7 @@ mod detach;
 mod enrolment;
 mod error;
 mod events;
+mod foreign;
 mod found_at;
 mod handoff;
 mod host;
@@ -46,6 +47,7 @@ pub use error::KernelError;
 #[cfg(fuzzing)]
 pub use events::fuzz_record;
 pub use events::{Event, Events};
+pub use foreign::{Foreign, foreign};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
 pub use host::has_tcx;

@@ -52,6 +52,7 @@ pub(super) struct Attached {
     /// 0 once that is gone, or the link was taken off it.
     pub(super) now: u64,
     pub(super) first: u64,
+    pub(super) program: u32,
 }
 
 impl<N: Name> Pinned<N> {
@@ -100,8 +101,15 @@ impl<N: Name> Pinned<N> {
         }
         // First attached, then pinned under another name, then put in place of
         // what is there: at no time is there less than before.
-        let link = sys::create_link(program, to.number, attach_type(hook), flags(hook))
-            .map_err(failed)?;
+        let link = sys::create_link(program, to.number, attach_type(hook), flags(hook));
+        let link = link.map_err(|source| match source.raw_os_error() {
+            // The daemon's rights were looked at when it started.
+            Some(libc::EPERM) => KernelError::Alone {
+                hook,
+                to: to.name.clone(),
+            },
+            _ => failed(source),
+        })?;
         let pin = self.pin(name);
         let staged = self.folder.join(name.file() + STAGED);
         remove_file(&staged)?;
@@ -127,6 +135,7 @@ impl<N: Name> Pinned<N> {
         Ok(Some(Attached {
             now: info.target,
             first: held.attached_to,
+            program: info.program,
         }))
     }
 

@@ -36,7 +36,7 @@ const NO_EXIST: u64 = 1;
 /// The arguments of a command: 64-bit words, as many as the command reads. The
 /// kernel takes what is missing for zero.
 #[expect(unsafe_code, reason = "nothing below speaks bpf(2)")]
-fn bpf(command: libc::c_long, attributes: &[u64]) -> io::Result<libc::c_long> {
+pub(super) fn bpf(command: libc::c_long, attributes: &[u64]) -> io::Result<libc::c_long> {
     // SAFETY: the kernel copies as many bytes as we say there are. The callers
     // below put only pointers in there that live until the call returns, to
     // memory of the size that the map or the command implies.
@@ -56,7 +56,7 @@ fn bpf(command: libc::c_long, attributes: &[u64]) -> io::Result<libc::c_long> {
 }
 
 #[expect(unsafe_code, reason = "a descriptor arrives as a number")]
-fn bpf_fd(command: libc::c_long, attributes: &[u64]) -> io::Result<OwnedFd> {
+pub(super) fn bpf_fd(command: libc::c_long, attributes: &[u64]) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(bpf(command, attributes)?)
         .map_err(|_too_large| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just made this descriptor for us.
@@ -64,7 +64,7 @@ fn bpf_fd(command: libc::c_long, attributes: &[u64]) -> io::Result<OwnedFd> {
 }
 
 /// Two 32-bit fields as they lie in a word.
-fn pair(low: u32, high: u32) -> u64 {
+pub(super) fn pair(low: u32, high: u32) -> u64 {
     let [a, b, c, d] = low.to_ne_bytes();
     let [e, f, g, h] = high.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
@@ -124,6 +124,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
     pub(super) kind: u32,
+    pub(super) program: u32,
     /// Cgroup id, inode of the network namespace or index of the interface: 0
     /// once that is gone.
     pub(super) target: u64,
@@ -154,6 +155,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     };
     Ok(LinkInfo {
         kind,
+        program: info[2],
         target,
         attach_type,
     })
@@ -220,7 +222,7 @@ pub(super) fn own_cgroup_id() -> io::Result<u64> {
 
 /// A command that answers in its arguments.
 #[expect(unsafe_code, reason = "nothing below speaks bpf(2)")]
-fn bpf_answer(command: libc::c_long, attributes: &mut [u64]) -> io::Result<()> {
+pub(super) fn bpf_answer(command: libc::c_long, attributes: &mut [u64]) -> io::Result<()> {
     // SAFETY: as of `bpf`; and what the kernel writes it writes within what we
     // say there is.
     let result = unsafe {

@@ -14,7 +14,7 @@ use super::error::{KernelError, While};
 use super::interfaces::{Asking, Interface};
 use super::pinned::{Name, Pinned, Target};
 use super::sys::Map;
-use super::{host, programs, sys};
+use super::{foreign, host, programs, sys};
 use crate::netns::Netns;
 
 /// Whether a workload has its gate, and why not.
@@ -31,16 +31,19 @@ pub enum VethGate {
     NativeXdp,
     /// It could not be attached, or somebody took it away.
     Missing,
+    /// A program of somebody else runs before it.
+    Behind,
 }
 
 impl VethGate {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Armed,
         Self::Off,
         Self::NoTcx,
         Self::NoVeth,
         Self::NativeXdp,
         Self::Missing,
+        Self::Behind,
     ];
 
     pub const fn word(self) -> &'static str {
@@ -51,6 +54,7 @@ impl VethGate {
             Self::NoVeth => "no_veth",
             Self::NativeXdp => "native_xdp",
             Self::Missing => "missing",
+            Self::Behind => "behind",
         }
     }
 
@@ -66,6 +70,9 @@ impl VethGate {
                 "take the XDP program off the node's end, or attach it in generic mode"
             }
             Self::Missing => "look at the error before this; a reload tries again",
+            Self::Behind => {
+                "what the program before it lets pass, the gate does not see: `mtls-daemon check` names it; take it off, or attach it behind ours"
+            }
         }
     }
 }
@@ -205,13 +212,15 @@ impl Veths {
 
     /// How many workloads are in which state now.
     pub(super) fn states(&self) -> Vec<(VethGate, u64)> {
-        let gates = self.links.names().into_iter();
-        let standing: Vec<u64> = gates
-            .filter(|gate| self.stands(*gate).unwrap_or(false))
-            .map(|gate| gate.cookie)
-            .collect();
+        let gates = self.links.names();
         let of = |(cookie, state): (&u64, &VethGate)| match state {
-            VethGate::Armed if !standing.contains(cookie) => VethGate::Missing,
+            VethGate::Armed => {
+                let its = gates.iter().filter(|gate| gate.cookie == *cookie);
+                let each: Vec<VethGate> = its.map(|gate| self.state(*gate)).collect();
+                let worst = [VethGate::Behind, VethGate::Armed].into_iter();
+                let mut worst = worst.filter(|state| each.contains(state));
+                worst.next().unwrap_or(VethGate::Missing)
+            }
             state => *state,
         };
         let now: Vec<VethGate> = self.states.iter().map(of).collect();
@@ -232,6 +241,20 @@ impl Veths {
 
     pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
         self.links.pin_again()
+    }
+
+    /// Now, of one that was armed.
+    fn state(&self, gate: Gate) -> VethGate {
+        let attached = self.links.attached(gate).ok().flatten();
+        let attached = attached.filter(|it| it.now == u64::from(gate.interface));
+        let programs = foreign::query(gate.interface, programs::attach_type(Hook::Veth), 0);
+        match (attached, programs) {
+            (Some(ours), Ok(programs)) if programs.first() == Some(&ours.program) => {
+                VethGate::Armed
+            }
+            (Some(_), Ok(_)) => VethGate::Behind,
+            (None, _) | (_, Err(_)) => VethGate::Missing,
+        }
     }
 
     /// Its interface is still there.

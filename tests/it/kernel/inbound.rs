@@ -1,13 +1,12 @@
 //! What arrives at an enrolled pod from outside: tunnels go to the daemon,
 //! plain text is refused, whatever the port.
 
-use std::fs;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use mtls_daemon::kernel::{Event, Hook, ListenerKind, Outcome};
+use mtls_tests::bpf::take_off;
 use mtls_tests::deadline::{Deadline, wait_for};
-use mtls_tests::error::Doing;
 use mtls_tests::script::Connect;
 use mtls_tests::{Family, Result, ensure, ensure_eq, play, two_nodes};
 
@@ -95,21 +94,17 @@ fn kernel_gates_hold_what_the_hooks_miss() -> Result {
         let (pod, other) = (a.pod("pod")?, b.pod("other")?);
         let mut stage = Stage::attached(&a)?;
         let post = stage.enrol(&pod)?;
+        let mut news = stage.news()?;
         let (ask, answer) = chat();
         let mut inside = pod.serve(8080, answer.clone())?;
         let mut outside = other.serve(8080, answer)?;
-        // A running daemon would put them back.
-        stage.stop();
         for pin in [
             format!("netns/{}", post.cookie),
             "links/connect4".into(),
             "links/connect6".into(),
         ] {
-            let pin = stage.pins().join(pin);
-            fs::remove_file(&pin).doing(|| format!("removing {}", pin.display()))?;
+            take_off(&stage.pins().join(pin))?;
         }
-        stage.start()?;
-        let mut news = stage.news()?;
         for (nth, family) in (1..).zip(Family::BOTH) {
             let mut inward = other.connect_as(Connect::to(pod.at(family, 8080), ask.clone()))?;
             let mut outward = pod.connect_as(Connect::to(other.at(family, 8080), ask.clone()))?;

@@ -1,12 +1,14 @@
 //! What the machine or the configuration lacks is said in so many words, and
 //! nothing is attached.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use mtls_daemon::kernel::{Kernel, KernelError, Options};
+use mtls_tests::bpf::{Instruction, Place, Program};
 use mtls_tests::error::Doing;
 use mtls_tests::{Error, Result, ensure, play, two_nodes};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -121,6 +123,27 @@ fn opened(options: &Options) -> Opened {
 }
 
 /// What `open` says where one thing is missing; nothing is pinned then.
+/// Somebody's program that suffers no other beside it.
+#[test]
+fn kernel_needs_a_cgroup_to_share() -> Result {
+    play("lacks-share", |scene| {
+        let (a, _) = two_nodes(scene)?;
+        let mut stage = Stage::open(&a)?;
+        let alone = [Instruction::set(0, 1), Instruction::EXIT];
+        let cgroup = File::open(a.cgroup().path()).doing(|| "opening a cgroup")?;
+        Program::load(Place::Connect4, "alone", &alone)?
+            .attach_for_good(cgroup.as_fd(), 0)
+            .doing(|| "attaching for itself alone")?;
+        let attached = stage.kernel().attach();
+        let told = attached.map_err(|error| error.to_string());
+        ensure(
+            told.as_ref()
+                .is_err_and(|error| error.contains("somebody else is there")),
+            || format!("{told:?}"),
+        )
+    })
+}
+
 fn without(label: &str, words: &str, open: impl FnOnce(&mut Options) -> Result<Opened>) -> Result {
     play(label, |scene| {
         let (a, _) = two_nodes(scene)?;

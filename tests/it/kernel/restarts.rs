@@ -1,8 +1,12 @@
 //! Daemons come and go; enforcement stays, until somebody removes it.
 
+use std::fmt::Display;
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
+use aya::maps::{Array, Map, MapData};
+use mtls_common::maps::{LAYOUT, Node};
 use mtls_daemon::addr::OriginalDst;
 use mtls_daemon::kernel::{
     self, Event, FoundAt, Hook, Kernel, KernelError, ListenerKind, Outcome, Standing,
@@ -138,8 +142,16 @@ fn kernel_refuses_a_second_daemon_and_foreign_pins() -> Result {
             other => return Err(Error::Unexpected(format!("a second daemon: {other:?}"))),
         }
         stage.stop();
-        // The maps of a version that is not ours: one is of another form.
+        // The maps of an older version, by what it says of itself.
         let maps = stage.pins().join("maps");
+        for (layout, is_known) in [(LAYOUT - 1, false), (LAYOUT, true)] {
+            set_layout(&maps, layout)?;
+            match (Kernel::open(stage.options()), is_known) {
+                (Err(KernelError::Layout { .. }), false) | (Ok(_), true) => {}
+                (other, _) => return Err(Error::Unexpected(format!("{layout}: {other:?}"))),
+            }
+        }
+        // One of them is of another form.
         let (from, to) = (maps.join("PORTS"), maps.join("ADDRESSES"));
         fs::rename(from, to).doing(|| "exchanging maps")?;
         match Kernel::open(stage.options()) {
@@ -147,6 +159,15 @@ fn kernel_refuses_a_second_daemon_and_foreign_pins() -> Result {
             other => Err(Error::Unexpected(format!("foreign maps: {other:?}"))),
         }
     })
+}
+
+fn set_layout(maps: &Path, layout: u32) -> Result {
+    let wrong = |error: &dyn Display| Error::Unexpected(format!("map NODE: {error}"));
+    let map = MapData::from_pin(maps.join("NODE")).map_err(|e| wrong(&e))?;
+    let mut map: Array<_, Node> = Array::try_from(Map::Array(map)).map_err(|e| wrong(&e))?;
+    let mut node = map.get(&0, 0).map_err(|e| wrong(&e))?;
+    node.layout = layout;
+    map.set(0, node, 0).map_err(|e| wrong(&e))
 }
 
 /// `detach` opens, and a running daemon does not close again by itself; removing

@@ -85,6 +85,24 @@ pub(super) const FAULTS: &[Row] = &[
         "refuses to start, with the remedy",
     ),
     row(
+        "Programs of somebody else at the same hooks, that look on, lead past the daemon, or suffer no other",
+        &[
+            "foreign_programs.rs#foreign_programs",
+            "kernel/lacks.rs#kernel_needs_a_cgroup_to_share",
+        ],
+        "enforcement goes on, what is led past is stopped by the gate, `check` names each; refuses to start beside one that suffers no other",
+    ),
+    row(
+        "An interface goes down and comes up: a pod's veth, the wire",
+        &["interface_flaps.rs#interface_flaps"],
+        "what is open is carried to its last byte or reset, new connections pass again without help",
+    ),
+    row(
+        "One packet in a hundred is lost, each way",
+        &["lossy_wire.rs#lossy_wire"],
+        "every byte arrives",
+    ),
+    row(
         "A network namespace loses its name",
         &["nameless.rs#nameless_namespace_stays_refused"],
         "stays refused",
