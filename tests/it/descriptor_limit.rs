@@ -5,7 +5,7 @@ use mtls_tests::mesh::Position;
 use mtls_tests::script::{Connect, Step};
 use mtls_tests::{Family, Mesh, Plan, Result, ensure, ensure_eq, play, two_nodes};
 
-const LIMIT: u64 = 400;
+const LIMIT: u64 = 480;
 
 #[test]
 fn descriptor_limit() -> Result {
