@@ -25,6 +25,7 @@ pub mod trace;
 pub mod turns;
 
 // Facts: what the operator wrote and what the authorities issued.
+pub mod api_server;
 pub mod config;
 pub mod directory;
 pub mod facts;

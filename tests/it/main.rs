@@ -63,6 +63,7 @@ mod wrong_identity;
 mod wrong_root;
 
 // Things that happen.
+mod cert_manager;
 mod certificates;
 mod cgroup_remade;
 mod clock_steps;

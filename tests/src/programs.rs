@@ -72,6 +72,11 @@ pub fn istio_definitions() -> Result<PathBuf> {
     component("istio", "MTLS_TEST_ISTIO", "customresourcedefinitions.yaml")
 }
 
+/// cert-manager's controllers, or a definition of its objects.
+pub fn cert_manager(file: &str) -> Result<PathBuf> {
+    component("cert-manager", "MTLS_TEST_CERT_MANAGER", file)
+}
+
 /// A file of what nodes run their containers with, by its path in a root.
 pub fn container_runtime(path: &str) -> Result<PathBuf> {
     component("container-runtime", "MTLS_TEST_CONTAINER_RUNTIME", path)

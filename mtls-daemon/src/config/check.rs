@@ -184,7 +184,16 @@ fn sources(draft: &Draft<'_>, identity: &Identity) {
             part.complain(
                 part.at("name"),
                 format!("nothing issues certificates for workload {:?}", workload.name),
-                "add one for the node, such as [identity.disk-ca], [identity.spire] or [identity.vault], or [workload.files] for this one",
+                "add one for the node, such as [identity.disk-ca], [identity.spire], [identity.vault] or [identity.cert-manager], or [workload.files] for this one",
+            );
+        }
+        if let Some(Source::CertManager(asked, _)) = &identity.source
+            && asked.namespace.is_none()
+        {
+            part.complain(
+                part.at("name"),
+                format!("workload {:?} is no pod, and has no namespace in which its certificates could be asked for", workload.name),
+                "add identity.cert-manager.namespace, or [workload.cert-manager] with one",
             );
         }
         let domain = workload.spiffe_id.trust_domain();
@@ -210,7 +219,7 @@ fn pods(draft: &Draft<'_>, identity: &Identity) {
         part.complain(
             part.at("node_name"),
             "nothing issues certificates for the pods of this node".to_owned(),
-            "add [identity.disk-ca], [identity.spire] or [identity.vault]",
+            "add [identity.disk-ca], [identity.spire], [identity.vault] or [identity.cert-manager]",
         );
     }
 }

@@ -6,6 +6,7 @@
 mod address;
 mod authentication;
 mod authorization;
+mod cert_manager;
 mod changes;
 mod check;
 mod cni;
@@ -40,6 +41,7 @@ pub use authorization::{
     Action, AuthorizationPolicy, Condition, Holds, Operation, Pattern, Rule, Scope, Selected,
     Source as RuleSource, Written, principal,
 };
+pub use cert_manager::{CertManager, OwningPod};
 pub use changes::{Change, Changes, changes, changes_that_need_a_restart};
 pub use cni::Cni;
 pub use directory::Stamp;
@@ -50,7 +52,7 @@ pub use limits::Limits;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 pub use port_mode::PortMode;
-pub use source::{FileUrl, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
+pub use source::{DiskCa, FileUrl, Files, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
 pub(crate) use units::parse_duration;
 
 /// A node's whole configuration, checked.
@@ -257,30 +259,8 @@ pub enum Source {
     Files(Files),
     Spire(Spire, SelectedBy),
     Vault(Vault),
-}
-
-/// `[identity.disk-ca]`: an authority whose key lies on this node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DiskCa {
-    /// PEM: the authority's certificate, then the chain up to, without, its root.
-    pub certificate: PathBuf,
-    /// PEM: its private key.
-    pub key: PathBuf,
-    /// PEM: the roots that peers are verified against; `None`: `certificate` is the root.
-    pub bundle: Option<PathBuf>,
-    /// Lifetime of a workload's certificate. Default: 1 h.
-    pub svid_ttl: Duration,
-}
-
-/// `files`: certificates that something else writes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Files {
-    /// PEM: leaf first, then intermediates.
-    pub certificate: PathBuf,
-    /// PEM: private key of the leaf.
-    pub key: PathBuf,
-    /// PEM: trust bundle of the leaf's trust domain.
-    pub bundle: PathBuf,
+    /// Of a pod with who it is.
+    CertManager(CertManager, Option<OwningPod>),
 }
 
 /// `[[identity.federated]]`

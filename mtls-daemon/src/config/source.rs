@@ -5,8 +5,33 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Source;
+use super::cert_manager::cert_manager;
 use super::reader::Part;
-use super::{DiskCa, Files, Source};
+
+/// `[identity.disk-ca]`: an authority whose key lies on this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskCa {
+    /// PEM: the authority's certificate, then the chain up to, without, its root.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// PEM: the roots that peers are verified against; `None`: `certificate` is the root.
+    pub bundle: Option<PathBuf>,
+    /// Lifetime of a workload's certificate. Default: 1 h.
+    pub svid_ttl: Duration,
+}
+
+/// `files`: certificates that something else writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Files {
+    /// PEM: leaf first, then intermediates.
+    pub certificate: PathBuf,
+    /// PEM: private key of the leaf.
+    pub key: PathBuf,
+    /// PEM: trust bundle of the leaf's trust domain.
+    pub bundle: PathBuf,
+}
 
 /// `[identity.spire]`: the agent of this node, asked on the workloads' behalf.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +105,7 @@ pub struct FileUrl {
 }
 
 /// The tables that name a source.
-pub(super) const SOURCES: [&str; 4] = ["disk-ca", "files", "spire", "vault"];
+pub(super) const SOURCES: [&str; 5] = ["disk-ca", "files", "spire", "vault", "cert-manager"];
 
 /// The source in a part, which may name one at most. A workload that says
 /// nothing else has the `node`'s agent.
@@ -102,7 +127,8 @@ pub(super) fn source(part: &Part<'_>, node: Option<&Source>) -> Option<Source> {
             "disk-ca" => disk_ca(&part).map(Source::DiskCa),
             "files" => files(&part).map(Source::Files),
             "spire" => spire(&part, node),
-            _ => vault(&part).map(Source::Vault),
+            "vault" => vault(&part).map(Source::Vault),
+            _ => cert_manager(&part).map(|config| Source::CertManager(config, None)),
         }
     };
     // All of them, for all mistakes.
@@ -263,6 +289,7 @@ impl Source {
     pub fn same_authority(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Spire(own, _), Self::Spire(other, _)) => own == other,
+            (Self::CertManager(own, _), Self::CertManager(other, _)) => own == other,
             _ => self == other,
         }
     }

@@ -17,10 +17,13 @@ mod svid;
 mod verify;
 
 // Where certificates come from.
+pub mod cert_manager;
+mod csr;
 pub mod disk_ca;
 pub mod files;
 pub mod pem;
 mod server;
+mod signing;
 mod source;
 pub mod spire;
 pub mod vault;

@@ -1,6 +1,6 @@
 //! What every authority looks like to the daemon: a stream of updates a
 //! workload. An authority that is asked for each certificate (disk-ca,
-//! vault; later cert-manager, AWS) waits in [`Updates::next`] until one is due and
+//! vault, cert-manager) waits in [`Updates::next`] until one is due and
 //! asks; one that sends by itself (files, spire) waits for its news.
 
 use std::future::Future;

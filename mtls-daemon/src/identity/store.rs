@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::bundle::TrustBundles;
+use super::cert_manager::CertManager;
 use super::crls::{Crls, NewestRevocations};
 use super::disk_ca::DiskCa;
 use super::federation::{self, Federation};
@@ -247,6 +248,13 @@ impl IdentityStore {
                 timings,
                 self.seed,
             )),
+            config::Source::CertManager(config, _) => Arc::new(CertManager::start(
+                config,
+                &trust_domain,
+                clock,
+                timings,
+                self.seed,
+            )),
         };
         state.sources.push(Shared {
             config: wanted.clone(),
@@ -280,6 +288,7 @@ fn others(config: &config::Identity) -> Vec<config::FederatedBundle> {
         Some(config::Source::DiskCa(ca)) => Some(ca.bundle.as_ref().unwrap_or(&ca.certificate)),
         Some(config::Source::Files(files)) => Some(&files.bundle),
         Some(config::Source::Vault(vault)) => Some(&vault.bundle),
+        Some(config::Source::CertManager(asked, _)) => Some(&asked.bundle),
         // Its own agent vouches for it, and names no file.
         Some(config::Source::Spire(..)) | None => None,
     };

@@ -1,17 +1,11 @@
 //! `vault`: the PKI secrets engine of OpenBao or HashiCorp Vault, which signs
 //! certificates for keys that are made here and never leave memory.
-//!
-//! Peers are verified against the roots in a file of this node, never against
-//! what the server says: whoever takes the server over can make certificates
-//! with its authority's key, but cannot add an authority.
 
 mod client;
-mod csr;
 mod explain;
 mod session;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::StatusCode;
 use rustls::pki_types::CertificateDer;
@@ -20,15 +14,14 @@ use tokio::sync::watch;
 
 use self::client::{CallError, Client};
 use self::session::Session;
-use super::bundle::{TrustBundle, TrustBundles};
-use super::certificate::Facts;
-use super::federation;
+use super::bundle::TrustBundle;
+use super::csr;
 use super::key::new_key;
 use super::pace::{Pace, Timings};
-use super::pem;
-use super::source::{Next, Source, SourceError, Standing, Update, Updates};
-use super::svid::{Issued, Svid};
-use super::watched::{self, Content, Loaded, Watched};
+use super::signing::{self, Signed, Signer, Signing};
+use super::source::{Source, SourceError, Updates};
+use super::svid::Issued;
+use super::watched::Watched;
 use crate::clock::Clock;
 use crate::config;
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -55,33 +48,15 @@ impl Vault {
     ) -> Self {
         let client = Arc::new(Client::new(config));
         let pace = Pace::new(timings, clock.clone(), seed);
-        let load = {
-            let trust_domain = trust_domain.clone();
-            move |files: &[Content]| load(&trust_domain, files)
-        };
         Self {
             session: Session::start(Arc::clone(&client), config, pace),
             client,
-            bundle: watched::watch(vec![config.bundle.clone()], timings, load),
+            bundle: signing::follow(&config.bundle, trust_domain, timings),
             config: Arc::new(config.clone()),
             clock,
             timings,
             seed,
         }
-    }
-}
-
-fn load(trust_domain: &TrustDomain, files: &[Content]) -> Loaded<TrustBundle> {
-    match files
-        .first()
-        .map(|file| federation::load(file, trust_domain))
-    {
-        Some(Ok(bundle)) => Loaded {
-            good: Some(bundle),
-            complaint: None,
-        },
-        Some(Err(complaint)) => Loaded::complaining(complaint),
-        None => Loaded::complaining("no file is named".into()),
     }
 }
 
@@ -91,86 +66,27 @@ impl Source for Vault {
     }
 
     fn updates(&self, workload: &config::Workload) -> Box<dyn Updates> {
-        let mut bundle = self.bundle.clone();
-        // Its present state is news to this workload.
-        bundle.mark_changed();
-        Box::new(Signing {
+        let asking = Asking {
             workload: workload.spiffe_id.clone(),
             config: Arc::clone(&self.config),
             client: Arc::clone(&self.client),
             session: self.session.clone(),
-            bundle,
-            pace: Pace::new(self.timings, self.clock.clone(), self.seed),
-        })
+        };
+        let pace = Pace::new(self.timings, self.clock.clone(), self.seed);
+        Box::new(Signing::new(asking, &self.bundle, pace))
     }
 }
 
 /// Has one workload's certificates signed.
-struct Signing {
+struct Asking {
     workload: SpiffeId,
     config: Arc<config::Vault>,
     client: Arc<Client>,
     session: Session,
-    bundle: watch::Receiver<Watched<TrustBundle>>,
-    pace: Pace,
 }
 
-impl Updates for Signing {
-    fn next(&mut self, standing: Standing) -> Next<'_> {
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                changed = self.bundle.changed() => match changed {
-                    Ok(()) => self.first_bundle().await?,
-                    Err(_) => return Err(SourceError::Load("its bundle is no longer watched".into())),
-                },
-                () = self.pace.wait(&standing) => {
-                    let issued = self.sign().await?;
-                    return Ok(self.update(Some(issued)));
-                }
-            }
-            // A workload that has nothing yet asks at once, a failing one when
-            // its time comes.
-            match standing {
-                Standing {
-                    held: None,
-                    failures: 0,
-                    ..
-                } => {
-                    let issued = self.sign().await?;
-                    Ok(self.update(Some(issued)))
-                }
-                _ => Ok(self.update(None)),
-            }
-        })
-    }
-
-    fn renews_at(&self, held: &Svid) -> Option<SystemTime> {
-        Some(self.pace.renew_at(held))
-    }
-}
-
-impl Signing {
-    /// Waits until the file was looked at, and holds roots.
-    async fn first_bundle(&mut self) -> Result<(), SourceError> {
-        loop {
-            {
-                let state = self.bundle.borrow_and_update();
-                match (&state.good, &state.complaint) {
-                    (Some(_), _) => return Ok(()),
-                    (None, Some(complaint)) => return Err(SourceError::Load(complaint.clone())),
-                    (None, None) => {}
-                }
-            }
-            if self.bundle.changed().await.is_err() {
-                return Err(SourceError::Load("its bundle is no longer watched".into()));
-            }
-        }
-    }
-
-    async fn sign(&mut self) -> Result<Issued, SourceError> {
-        // Nothing could be taken without it.
-        self.first_bundle().await?;
+impl Signer for Asking {
+    async fn sign(&mut self) -> Result<Signed, SourceError> {
         let config = Arc::clone(&self.config);
         let token = self.session.token().await.map_err(SourceError::Load)?;
         let key = new_key()?;
@@ -185,12 +101,15 @@ impl Signing {
         });
         let path = format!("{}/sign/{}", config.mount, config.role);
         match self.client.post(&path, Some(&token), &body).await {
-            Ok(answer) => Ok(Issued {
-                chain: chain(&answer).map_err(|what| {
+            Ok(answer) => {
+                let chain = chain(&answer).map_err(|what| {
                     SourceError::Issue(format!("{}: its answer {what}", config.address))
-                })?,
-                key,
-            }),
+                })?;
+                Ok(Signed {
+                    issued: Issued { chain, key },
+                    complaint: None,
+                })
+            }
             Err(error) => {
                 if matches!(&error, CallError::Refused { status, .. } if *status == StatusCode::FORBIDDEN)
                 {
@@ -199,16 +118,6 @@ impl Signing {
                 let why = explain::sign(&error, &config, &self.workload);
                 Err(SourceError::Load(why))
             }
-        }
-    }
-
-    fn update(&self, issued: Option<Issued>) -> Update {
-        let state = self.bundle.borrow();
-        Update {
-            issued,
-            bundles: (state.good.as_ref())
-                .map(|bundle| TrustBundles::from_iter([Arc::clone(bundle)])),
-            complaint: state.complaint.clone(),
         }
     }
 }
@@ -221,19 +130,7 @@ fn chain(answer: &Value) -> Result<Vec<CertificateDer<'static>>, String> {
         Value::Array(chain) => chain.iter().filter_map(Value::as_str).collect(),
         _ => data["issuing_ca"].as_str().into_iter().collect(),
     };
-    let read = |text: &str| {
-        pem::certificates(text.as_bytes()).map_err(|e| format!("has a certificate of no use: {e}"))
-    };
-    let mut chain = read(leaf)?;
-    for text in above {
-        for certificate in read(text)? {
-            let is_root = Facts::of(&certificate).is_some_and(|facts| facts.self_issued);
-            if !is_root && !chain.contains(&certificate) {
-                chain.push(certificate);
-            }
-        }
-    }
-    Ok(chain)
+    signing::chain([leaf].into_iter().chain(above))
 }
 
 #[cfg(test)]

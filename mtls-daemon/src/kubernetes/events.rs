@@ -10,12 +10,12 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::api_server::root_cause;
 use crate::sock_diag::Cut;
 
 use super::pods::Unfit;
 use super::policies::{Kind, Note, Standing};
 use super::services::PodRef;
-use super::watch;
 
 /// At once; more come by and by, and what is too much is left to the log.
 const BURST: u32 = 25;
@@ -126,7 +126,7 @@ impl Events {
         let recorder = self.recorder.clone();
         self.under_way.spawn_local(async move {
             match timeout(WITHIN, recorder.publish(&event, &object)).await {
-                Ok(published) => published.map_err(|error| watch::root_cause(&error)),
+                Ok(published) => published.map_err(|error| root_cause(&error)),
                 Err(_elapsed) => Err(format!("no answer within {WITHIN:?}")),
             }
         });

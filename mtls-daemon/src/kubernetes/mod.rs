@@ -7,6 +7,7 @@
 mod ask;
 mod crd;
 mod events;
+mod issuing;
 mod istio;
 mod kept;
 mod own;
@@ -21,14 +22,13 @@ mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::api_server::{self, LoginError, root_cause};
 use crate::config::{self, Config, IstioPolicies};
 use crate::directory::{Cluster, Who};
 use crate::locate;
@@ -91,16 +92,8 @@ pub struct FromNode {
 
 /// Why the API server cannot even be asked.
 #[derive(Debug, Error)]
-pub enum KubernetesError {
-    #[error("kubernetes.kubeconfig: {0}: {1}")]
-    Kubeconfig(PathBuf, String),
-    #[error(
-        "kubernetes: no service account to log in with: {0} (outside of a pod, write kubernetes.kubeconfig)"
-    )]
-    InCluster(String),
-    #[error("kubernetes: {0}")]
-    Client(String),
-}
+#[error("kubernetes: {0}")]
+pub struct KubernetesError(#[from] LoginError);
 
 /// Changes within this time make one snapshot.
 const GATHER: Duration = Duration::from_millis(20);
@@ -109,7 +102,6 @@ const AT_ONCE: usize = 16;
 /// An answer that takes longer is none.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts to watch, in tasks of the current `LocalSet`, from what an earlier
 /// daemon has saved. `cgroup2` is the mount of the unified cgroup tree.
@@ -119,7 +111,7 @@ pub async fn start(
     cgroup2: &Path,
     node: FromNode,
 ) -> Result<latest::Receiver<Arc<Snapshot>>, KubernetesError> {
-    let client = client(kubernetes).await?;
+    let client = api_server::client(kubernetes.kubeconfig.as_deref()).await?;
     let rules = Rules {
         node: kubernetes.node.clone(),
         trust_domain: config.identity.trust_domain.clone(),
@@ -168,24 +160,6 @@ fn from_disk(saved: &Saved, rules: &Rules, cgroup2: &Path) -> Result<Option<Stor
     })?;
     tracing::info!(path = %saved.0.display(), "starting from what was known of the cluster");
     Ok(Some(store))
-}
-
-async fn client(kubernetes: &config::Kubernetes) -> Result<Client, KubernetesError> {
-    let mut config = match &kubernetes.kubeconfig {
-        Some(path) => {
-            let failed = |error: kube::config::KubeconfigError| {
-                KubernetesError::Kubeconfig(path.clone(), watch::root_cause(&error))
-            };
-            let read = Kubeconfig::read_from(path).map_err(failed)?;
-            let options = KubeConfigOptions::default();
-            let config = kube::Config::from_custom_kubeconfig(read, &options);
-            config.await.map_err(failed)?
-        }
-        None => kube::Config::incluster()
-            .map_err(|error| KubernetesError::InCluster(watch::root_cause(&error)))?,
-    };
-    config.connect_timeout = Some(CONNECT_WITHIN);
-    Client::try_from(config).map_err(|error| KubernetesError::Client(watch::root_cause(&error)))
 }
 
 fn watch_everything(client: &Client, rules: &Rules, tell: &mpsc::Sender<Told>) {
@@ -360,7 +334,7 @@ impl Observer {
         async move {
             let who = ask::who(&client, address, hints, &rules);
             let said = match timeout(ANSWER_WITHIN, who).await {
-                Ok(said) => said.map_err(|error| watch::root_cause(&error)),
+                Ok(said) => said.map_err(|error| root_cause(&error)),
                 Err(_) => Err(format!("no answer within {ANSWER_WITHIN:?}")),
             };
             Answer { address, said }

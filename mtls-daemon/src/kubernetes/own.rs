@@ -4,9 +4,10 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::{Api, ResourceExt};
 use tokio::time::timeout;
 
+use crate::api_server::{client, root_cause};
 use crate::config;
 
-use super::{ANSWER_WITHIN, client, watch};
+use super::ANSWER_WITHIN;
 
 /// Says at a DaemonSet that its daemons have a network plug-in.
 const PLUGIN: &str = "mtls-daemon.io/cni";
@@ -25,7 +26,7 @@ pub enum Plugin {
 /// Asks the API server, in the daemon's own namespace.
 pub async fn plugin(kubernetes: &config::Kubernetes, daemonset: &str) -> Plugin {
     let asked = async {
-        let client = client(kubernetes)
+        let client = client(kubernetes.kubeconfig.as_deref())
             .await
             .map_err(|error| error.to_string())?;
         let sets: Api<DaemonSet> = Api::default_namespaced(client);
@@ -39,7 +40,7 @@ pub async fn plugin(kubernetes: &config::Kubernetes, daemonset: &str) -> Plugin 
             Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
                 Ok(Plugin::Forbidden)
             }
-            Err(error) => Err(watch::root_cause(&error)),
+            Err(error) => Err(root_cause(&error)),
         }
     };
     match timeout(ANSWER_WITHIN, asked).await {

@@ -9,10 +9,11 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, IdTemplate, Mode, Place, PortMode, SelectedBy, Selector, Source};
+use crate::config::{self, IdTemplate, Mode, Place, PortMode, Source};
 use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+use super::issuing;
 use super::policies::authentication::Word;
 use super::policies::{Authentication, Candidate};
 use super::services::PodRef;
@@ -40,9 +41,9 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pod {
     pub(super) namespace: String,
-    name: String,
+    pub(super) name: String,
     pub(super) uid: String,
-    service_account: String,
+    pub(super) service_account: String,
     pub(super) addresses: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
     /// It has no network namespace of its own.
@@ -281,36 +282,13 @@ impl Pod {
             addresses: Vec::new(),
             mode: Some(mode),
             connect: None,
-            source: self.source(rules),
+            source: issuing::source(self, rules),
             excluded: self.excluded.clone(),
             excluded_outbound_ports: self.excluded_outbound_ports.clone(),
             excluded_inbound_ports: self.excluded_inbound_ports.clone(),
             port_modes: ports,
             probe_ports: self.probe_ports.clone(),
         })
-    }
-
-    /// A SPIRE agent is asked by what its own attestor would have found out.
-    fn source(&self, rules: &Rules) -> Option<Source> {
-        let Some(Source::Spire(spire, SelectedBy::Name)) = &rules.source else {
-            return None;
-        };
-        let selector = |value: String| Selector {
-            kind: "k8s".to_owned(),
-            value,
-        };
-        let selectors = [
-            format!("ns:{}", self.namespace),
-            format!("sa:{}", self.service_account),
-            format!("pod-name:{}", self.name),
-            format!("pod-uid:{}", self.uid),
-            format!("node-name:{}", rules.node),
-        ];
-        let selectors = selectors.map(selector).to_vec();
-        Some(Source::Spire(
-            spire.clone(),
-            SelectedBy::Selectors(selectors),
-        ))
     }
 }
 

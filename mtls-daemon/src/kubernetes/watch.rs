@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::api_server::root_cause;
+
 use super::store::News;
 
 /// What a watch tells.
@@ -138,13 +140,4 @@ fn explain(what: &str, error: &watcher::Error) -> String {
         (_, None) => error.to_string(),
     };
     format!("watching {what}: {why}{remedy}")
-}
-
-/// The last in the chain says what happened; those before it, who was hit.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -138,6 +138,10 @@ impl ControlPlane {
         &self.node
     }
 
+    pub(super) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -186,9 +190,10 @@ impl ControlPlane {
             .map(drop)
     }
 
-    /// Makes of the chart's templates one, as `helm template` fills it in.
-    pub fn apply_chart(&self, template: &str) -> Result {
-        let filled = installed::filled(&self.node, template)?;
+    /// Makes of the chart's templates one, as `helm template` fills it in with
+    /// values, KEY=VALUE.
+    pub fn apply_chart(&self, template: &str, values: &[&str]) -> Result {
+        let filled = installed::filled(&self.node, template, values)?;
         let path = self.folder.join("template.yaml");
         write(&path, &filled)?;
         self.apply_file(&path)

@@ -279,16 +279,19 @@ fn kinds_that_are_known(node: &Node) -> Result {
     Ok(())
 }
 
-/// A template with what no cluster has to say about.
-pub(super) fn filled(node: &Node, template: &str) -> Result<String> {
-    node.spawn(programs::helm()?)?
+/// A template with these values, KEY=VALUE.
+pub(super) fn filled(node: &Node, template: &str, values: &[&str]) -> Result<String> {
+    let mut helm = node
+        .spawn(programs::helm()?)?
         .args(["template", NAME])
         .arg(chart())
         .args(["--namespace", NAME, "--show-only", template])
         .args(["--kube-version", "1.36.3"])
-        .args(["--set", "config.identity.trust_domain=example.org"])
-        .output()?
-        .success()
+        .args(["--set", "config.identity.trust_domain=example.org"]);
+    for value in values {
+        helm = helm.args(["--set", value]);
+    }
+    helm.output()?.success()
 }
 
 fn chart() -> std::path::PathBuf {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod cert_manager;
 mod control_plane;
 pub mod images;
 mod installed;
@@ -10,6 +11,7 @@ mod plan;
 mod stand_in;
 mod worker;
 
+pub use cert_manager::{Approver, CertManager};
 pub use control_plane::{ControlPlane, Kubelets};
 pub use installed::Installed;
 pub use plan::{namespace, plan, state};

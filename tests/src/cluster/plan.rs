@@ -14,7 +14,7 @@ use super::ControlPlane;
 /// Of daemons that find out from the API server who is on their nodes.
 pub fn plan(plane: &ControlPlane, nodes: &[&Node]) -> Result<Plan> {
     namespace(plane, "mtls-daemon", &json!({}))?;
-    plane.apply_chart("templates/rbac.yaml")?;
+    plane.apply_chart("templates/rbac.yaml", &[])?;
     let token = plane.kubectl(&["create", "token", "-n", "mtls-daemon", "mtls-daemon"])?;
     let login = plane.kubeconfig("daemon.kubeconfig", token.trim())?;
     let mut plan = Plan::on(nodes.iter().copied())

@@ -143,7 +143,7 @@ impl Plan {
             }
         }
         // A node has one source.
-        if ["identity.spire", "identity.vault"]
+        if ["identity.spire", "identity.vault", "identity.cert-manager"]
             .iter()
             .any(|source| sections.contains_key(source))
         {

@@ -1,6 +1,6 @@
 //! What the stories run against and no distribution has in a version of use,
 //! built from source: the authorities SPIRE and OpenBao, and a Kubernetes cluster with
-//! Helm. Each is built once a version into the cache, by the
+//! Helm and cert-manager. Each is built once a version into the cache, by the
 //! go.mod and go.sum below tests/components.
 
 use std::fs;
@@ -28,6 +28,7 @@ pub(crate) struct Cluster {
     pub(crate) kubernetes: PathBuf,
     pub(crate) helm: PathBuf,
     pub(crate) istio: PathBuf,
+    pub(crate) cert_manager: PathBuf,
     /// Laid out as Debian's packages lay out a root.
     pub(crate) container_runtime: PathBuf,
 }
@@ -36,7 +37,7 @@ struct Component {
     /// Its folder below tests/components, and in the cache.
     name: &'static str,
     module: &'static str,
-    /// Each with its package, or its place in the module.
+    /// Each with its package, or a file with its place in the module.
     programs: &'static [(&'static str, &'static str)],
     build: Build,
     /// Variables that upstream's own build sets, with their packages.
@@ -44,13 +45,12 @@ struct Component {
 }
 
 enum Build {
-    /// Where our go.mod is, which holds every dependency.
+    /// Where our go.mod is, which holds every dependency, and our main.go, if
+    /// upstream has none of use.
     Here,
     /// In a copy of the module, without the lines in these folders that
     /// mention one of the words.
     Trimmed(&'static [&'static str], &'static [&'static str]),
-    /// Not at all: the programs are files of the module.
-    Copied,
 }
 
 const SPIRE: Component = Component {
@@ -140,7 +140,28 @@ const ISTIO: Component = Component {
         "customresourcedefinitions.yaml",
         "kubernetes/customresourcedefinitions.gen.yaml",
     )],
-    build: Build::Copied,
+    build: Build::Here,
+    stamps: &[],
+};
+
+/// Its controllers, in a program of ours: upstream's own is a module within
+/// the module, which is not published.
+const CERT_MANAGER: Component = Component {
+    name: "cert-manager",
+    module: "github.com/cert-manager/cert-manager",
+    programs: &[
+        ("cert-manager-controllers", "."),
+        (
+            "certificaterequests.yaml",
+            "deploy/crds/cert-manager.io_certificaterequests.yaml",
+        ),
+        ("issuers.yaml", "deploy/crds/cert-manager.io_issuers.yaml"),
+        (
+            "clusterissuers.yaml",
+            "deploy/crds/cert-manager.io_clusterissuers.yaml",
+        ),
+    ],
+    build: Build::Here,
     stamps: &[],
 };
 
@@ -163,6 +184,7 @@ pub(crate) fn cluster() -> Result<Cluster> {
         kubernetes: KUBERNETES.ready()?,
         helm: HELM.ready()?,
         istio: ISTIO.ready()?,
+        cert_manager: CERT_MANAGER.ready()?,
         container_runtime: archive::container_runtime()?,
     })
 }
@@ -187,7 +209,7 @@ impl Component {
         );
         let source = folder.join("source");
         let place = match self.build {
-            Build::Here | Build::Copied => self.pinned(),
+            Build::Here => self.pinned(),
             Build::Trimmed(..) => {
                 self.copy_trimmed(&source)?;
                 source.clone()
@@ -196,7 +218,7 @@ impl Component {
         for (name, package) in missing {
             // Under its own name only when it is whole.
             let unfinished = folder.join(format!("{name}.unfinished"));
-            if let Build::Copied = self.build {
+            if is_file(package) {
                 let file = self.downloaded()?.join(package);
                 fs::copy(&file, &unfinished).doing(format_args!("copying {}", file.display()))?;
                 fs::rename(&unfinished, folder.join(name)).doing(format_args!("keeping {name}"))?;
@@ -246,6 +268,9 @@ impl Component {
             let text = fs::read(&path).doing(format_args!("reading {}", path.display()))?;
             text.hash(&mut hasher);
         }
+        if let Ok(own) = fs::read(self.pinned().join("main.go")) {
+            own.hash(&mut hasher);
+        }
         FLAGS.hash(&mut hasher);
         if let Some(flag) = self.stamp_flag() {
             flag.hash(&mut hasher);
@@ -286,6 +311,10 @@ impl Component {
     }
 }
 
+fn is_file(place: &str) -> bool {
+    place.ends_with(".yaml")
+}
+
 /// Takes the lines with one of the words out of every Go file of the folder.
 fn trim(folder: &Path, words: &[&str]) -> Result {
     let entries = fs::read_dir(folder).doing(format_args!("reading {}", folder.display()))?;
@@ -314,7 +343,7 @@ fn go(folder: &Path) -> Command {
 
 fn check_go() -> Result {
     let wanted = format!("{}.{}.{}", GO.0, GO.1, GO.2);
-    let remedy = "the stories run against SPIRE, OpenBao and Kubernetes, which are built from source; \
+    let remedy = "the stories run against SPIRE, OpenBao, Kubernetes and cert-manager, which are built from source; \
                   a distribution's golang package may be too old, the Go project's own release is not";
     if command::find("go").is_none() {
         return Err(Failure::new(format!(
@@ -374,7 +403,7 @@ mod tests {
 
     #[test]
     fn every_component_has_its_go_mod_and_it_asks_for_no_newer_go() {
-        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM, ISTIO] {
+        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM, ISTIO, CERT_MANAGER] {
             component.key().unwrap();
             let text = fs::read_to_string(component.pinned().join("go.mod")).unwrap();
             assert!(text.contains(&format!("require {} v", component.module)));

@@ -25,7 +25,7 @@ const FLOORS: &[&[Room]] = &[
     )],
     &[room(
         "facts",
-        "config locate identity directory workload policy kubernetes facts",
+        "config locate api_server identity directory workload policy kubernetes facts",
     )],
     &[room("kernel", "kernel"), room("wire", "tls tunnel")],
     &[room(

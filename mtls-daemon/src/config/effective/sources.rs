@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{DiskCa, Files, Login, SelectedBy, Source, Spire, Vault};
+use super::super::{CertManager, DiskCa, Files, Login, SelectedBy, Source, Spire, Vault};
 use super::{Block, block, duration, path, text, texts};
 
 pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
@@ -37,6 +37,9 @@ pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) ->
         ),
         Source::Spire(Spire { socket }, selected) => spire_block(parent, item, socket, selected),
         Source::Vault(vault) => vault_block(&format!("{parent}.vault"), item, vault),
+        Source::CertManager(asked, _) => {
+            cert_manager_block(&format!("{parent}.cert-manager"), item, asked)
+        }
     }
 }
 
@@ -96,6 +99,31 @@ fn vault_block(section: &str, item: Option<&str>, vault: &Vault) -> Block {
             ("approle_mount", approle_mount),
             ("role_id", role_id),
             ("secret_id_file", secret_id_file),
+        ],
+    )
+}
+
+fn cert_manager_block(section: &str, item: Option<&str>, asked: &CertManager) -> Block {
+    let CertManager {
+        issuer,
+        issuer_kind,
+        issuer_group,
+        namespace,
+        kubeconfig,
+        svid_ttl,
+        bundle,
+    } = asked;
+    block(
+        section,
+        item,
+        [
+            ("issuer", text(issuer)),
+            ("issuer_kind", text(issuer_kind)),
+            ("issuer_group", text(issuer_group)),
+            ("namespace", namespace.as_ref().and_then(text)),
+            ("kubeconfig", kubeconfig.as_deref().and_then(path)),
+            ("svid_ttl", duration(svid_ttl)),
+            ("bundle", path(bundle)),
         ],
     )
 }

@@ -19,6 +19,9 @@ pub(super) const WORKLOAD_SPIRE: [Key; 3] = [
 ];
 pub(super) const NODE_VAULT: [Key; 11] = vault(Restart);
 pub(super) const WORKLOAD_VAULT: [Key; 11] = vault(Live);
+pub(super) const NODE_CERT_MANAGER: [Key; 7] =
+    cert_manager(Unset("the pod's own namespace"), Restart);
+pub(super) const WORKLOAD_CERT_MANAGER: [Key; 7] = cert_manager(Required, Live);
 
 #[rustfmt::skip]
 const fn disk_ca(applies: Applies) -> [Key; 4] {
@@ -87,5 +90,25 @@ const fn vault(applies: Applies) -> [Key; 11] {
             "The AppRole's role_id."),
         key("secret_id_file", Path, Unset("it logs in by `token_file`"), applies, r#""/etc/mtls-daemon/secret-id""#,
             "File with the AppRole's secret_id. Readable by root only; read again at each login."),
+    ]
+}
+
+#[rustfmt::skip]
+const fn cert_manager(namespace: Fallback, applies: Applies) -> [Key; 7] {
+    [
+        key("issuer", Name, Required, applies, r#""mesh""#,
+            "Name of the issuer that signs."),
+        key("issuer_kind", Name, Is(r#""Issuer""#), applies, r#""ClusterIssuer""#,
+            "Its kind: `Issuer`, in the namespace of the request, `ClusterIssuer`, or that of an external issuer."),
+        key("issuer_group", Name, Is(r#""cert-manager.io""#), applies, r#""cert-manager.io""#,
+            "API group of that kind."),
+        key("namespace", Name, namespace, applies, r#""mtls-daemon""#,
+            "Namespace in which the requests are made. In one of their own the daemon needs rights in no other; in the pod's own, each request belongs to its pod."),
+        key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), applies, r#""/etc/kubernetes/mtls-daemon.conf""#,
+            "A kubeconfig file that says where the API server is and how the daemon logs in."),
+        key("svid_ttl", Duration(SECOND, DAY.saturating_mul(365)), Is(r#""1h""#), applies, r#""1h""#,
+            "Lifetime that is asked for; the issuer may give another. A certificate is renewed when half of it is over."),
+        key("bundle", Path, Required, applies, r#""/etc/mtls-daemon/roots.pem""#,
+            "PEM file: the roots that peers of this trust domain are verified against. Never taken from the answers."),
     ]
 }

@@ -89,10 +89,10 @@ fn the_example_is_a_good_configuration() {
     assert_eq!(
         what,
         [
-            "certificates come from one source, here are 4",
+            "certificates come from one source, here are 5",
             "there are two ways to log in",
             "the workload is in one place, here are 3",
-            "certificates come from one source, here are 4",
+            "certificates come from one source, here are 5",
             "select and selectors say the same thing twice",
             "there are two ways to log in",
             "it speaks of workloads and of namespaces",

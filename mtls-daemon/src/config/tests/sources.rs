@@ -152,6 +152,10 @@ fn the_configurations_of_the_documentation_are_read() {
     for (page, text) in [
         ("spire", include_str!("../../../../docs/spire.md")),
         ("vault", include_str!("../../../../docs/vault.md")),
+        (
+            "cert-manager",
+            include_str!("../../../../docs/cert-manager.md"),
+        ),
     ] {
         let blocks = text.split("```toml\n").skip(1);
         let blocks: Vec<&str> = blocks
@@ -162,4 +166,32 @@ fn the_configurations_of_the_documentation_are_read() {
         assert!(!config.workloads.is_empty(), "{page}");
         assert_eq!(!config.identity.crls.is_empty(), page == "vault");
     }
+}
+
+#[test]
+fn a_cert_manager_is_asked_in_some_namespace() {
+    let asked = "[identity.cert-manager]\nissuer = \"mesh\"\nbundle = \"/roots.pem\"\n";
+    let config = good(&format!("{asked}namespace = \"certs\"\n{WEB}"));
+    let Some(Source::CertManager(found, None)) = &config.identity.source else {
+        panic!("{:?}", config.identity.source);
+    };
+    assert_eq!(
+        (found.issuer_kind.as_str(), found.issuer_group.as_str()),
+        ("Issuer", "cert-manager.io")
+    );
+    assert_eq!(found.svid_ttl.as_secs(), 3600);
+    // Pods have one of their own, a workload of the file has none.
+    good(&format!("{asked}[kubernetes]\nnode_name = \"a\"\n"));
+    assert_eq!(
+        wrong(&format!("{asked}{WEB}")),
+        [
+            "workload \"web\" is no pod, and has no namespace in which its certificates could be asked for"
+        ]
+    );
+    let own = asked.replace("identity", "workload");
+    assert_eq!(
+        wrong(&format!("{asked}{WEB}{own}")),
+        ["workload.cert-manager.namespace is missing"]
+    );
+    good(&format!("{asked}{WEB}{own}namespace = \"certs\"\n"));
 }

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Spire;
 use crate::kubernetes::policies::authentication::resolve;
 use crate::kubernetes::policies::{Object, Reading};
 
@@ -136,28 +135,6 @@ fn what_the_hooks_cannot_see_is_not_enrolled_and_says_why() {
     let plain = pod(&json!({}), &plain, &json!({}));
     assert_eq!(plain.unfit(Mode::Strict, &rules()), None);
     assert!(workload(&plain, Some(Mode::Strict)).is_some());
-}
-
-#[test]
-fn an_agent_is_asked_by_the_pods_selectors() {
-    let spire = Spire {
-        socket: "/run/spire.sock".into(),
-    };
-    let rules = Rules {
-        source: Some(Source::Spire(spire, SelectedBy::Name)),
-        ..rules()
-    };
-    let workload = {
-        let pod = pod(&json!({}), &plain(), &json!({}));
-        pod.workload(pod.decided(None, &rules, None), &rules)
-    };
-    let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) = workload.unwrap().source else {
-        panic!("no selectors");
-    };
-    let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-    assert!(selectors.contains(&"k8s:ns:shop".to_owned()));
-    assert!(selectors.contains(&"k8s:sa:web".to_owned()));
-    assert!(selectors.contains(&"k8s:pod-uid:u1".to_owned()));
 }
 
 /// What an object of each level says of the pod `shop/web-1`.

@@ -1,0 +1,105 @@
+//! How a pod's certificates are asked for, where the node's source asks for
+//! each workload in another way.
+
+use crate::config::{OwningPod, SelectedBy, Selector, Source};
+
+use super::pods::{Pod, Rules};
+
+/// A SPIRE agent is asked by what its own attestor would have found out, a
+/// cert-manager on the pod's behalf. `None`: as the node's source is.
+pub(super) fn source(pod: &Pod, rules: &Rules) -> Option<Source> {
+    match rules.source.as_ref()? {
+        Source::Spire(spire, SelectedBy::Name) => {
+            let selectors = SelectedBy::Selectors(selectors(pod, rules));
+            Some(Source::Spire(spire.clone(), selectors))
+        }
+        Source::CertManager(asked, _) => {
+            let owner = OwningPod {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            };
+            Some(Source::CertManager(asked.clone(), Some(owner)))
+        }
+        _ => None,
+    }
+}
+
+fn selectors(pod: &Pod, rules: &Rules) -> Vec<Selector> {
+    let selector = |value: String| Selector {
+        kind: "k8s".to_owned(),
+        value,
+    };
+    let selectors = [
+        format!("ns:{}", pod.namespace),
+        format!("sa:{}", pod.service_account),
+        format!("pod-name:{}", pod.name),
+        format!("pod-uid:{}", pod.uid),
+        format!("node-name:{}", rules.node),
+    ];
+    selectors.map(selector).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{CertManager, Spire};
+
+    fn of_a_pod(nodes: Source) -> Option<Source> {
+        let rules = Rules {
+            source: Some(nodes),
+            ..Rules::for_tests()
+        };
+        let pod = json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
+            "spec": {"containers": [], "serviceAccountName": "web"},
+        });
+        source(
+            &Pod::read(serde_json::from_value(pod).unwrap(), &rules).unwrap(),
+            &rules,
+        )
+    }
+
+    #[test]
+    fn an_agent_is_asked_by_the_pods_selectors() {
+        let spire = Spire {
+            socket: "/run/spire.sock".into(),
+        };
+        let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) =
+            of_a_pod(Source::Spire(spire, SelectedBy::Name))
+        else {
+            panic!("no selectors");
+        };
+        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+        assert!(selectors.contains(&"k8s:ns:shop".to_owned()));
+        assert!(selectors.contains(&"k8s:sa:web".to_owned()));
+        assert!(selectors.contains(&"k8s:pod-uid:u1".to_owned()));
+    }
+
+    #[test]
+    fn a_cert_manager_is_asked_on_the_pods_behalf() {
+        let asked = CertManager {
+            issuer: "mesh".to_owned(),
+            issuer_kind: "Issuer".to_owned(),
+            issuer_group: "cert-manager.io".to_owned(),
+            namespace: None,
+            kubeconfig: None,
+            svid_ttl: Duration::from_secs(3600),
+            bundle: "/roots.pem".into(),
+        };
+        let nodes = Source::CertManager(asked, None);
+        let pods = of_a_pod(nodes.clone()).unwrap();
+        assert!(pods.same_authority(&nodes));
+        let Source::CertManager(_, Some(pod)) = pods else {
+            panic!("no pod");
+        };
+        assert_eq!(
+            (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()),
+            ("shop", "web-1", "u1")
+        );
+    }
+}
