@@ -269,8 +269,7 @@ pub(crate) fn define(plane: &ControlPlane, node: &Node, definition: &str) -> Res
     let written = fs::write(&path, one.unwrap_or_default());
     written.doing(|| format!("writing {}", path.display()))?;
     plane.apply_file(&path)?;
-    let named = format!("crd/{definition}");
-    plane.wait("default", &named, "Established")
+    plane.wait_until_served(definition)
 }
 
 fn policy(name: &str, spec: &Value) -> Value {

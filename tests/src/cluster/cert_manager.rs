@@ -40,21 +40,7 @@ impl CertManager {
             let path = programs::cert_manager(file)?;
             plane.kubectl(&["create", "-f", &path.to_string_lossy()])?;
             let kind = file.trim_end_matches(".yaml");
-            let name = format!("{kind}.cert-manager.io");
-            // `kubectl wait` fails while it has no conditions at all.
-            wait_for(
-                Deadline::default(),
-                || format!("{name} to be served"),
-                || {
-                    let definition = plane.get(&["crd", &name])?;
-                    let conditions = definition["status"]["conditions"].as_array();
-                    let served = conditions
-                        .into_iter()
-                        .flatten()
-                        .any(|one| one["type"] == "Established" && one["status"] == "True");
-                    Ok(served.then_some(()))
-                },
-            )?;
+            plane.wait_until_served(&format!("{kind}.cert-manager.io"))?;
         }
         Ok(())
     }

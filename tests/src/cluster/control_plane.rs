@@ -177,6 +177,24 @@ impl ControlPlane {
         })
     }
 
+    /// Waits until the kind of a CustomResourceDefinition is served. `kubectl
+    /// wait` fails while that has no conditions at all.
+    pub fn wait_until_served(&self, definition: &str) -> Result {
+        wait_for(
+            Deadline::default(),
+            || format!("{definition} to be served"),
+            || {
+                let definition = self.get(&["crd", definition])?;
+                let conditions = definition["status"]["conditions"].as_array();
+                let served = conditions
+                    .into_iter()
+                    .flatten()
+                    .any(|one| one["type"] == "Established" && one["status"] == "True");
+                Ok(served.then_some(()))
+            },
+        )
+    }
+
     /// Makes an object what the manifest says.
     pub fn apply(&self, manifest: &Value) -> Result {
         let path = self.folder.join("manifest.json");
