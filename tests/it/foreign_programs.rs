@@ -52,7 +52,7 @@ fn foreign_programs() -> Result {
         )?;
 
         let mut server = pair.server.serve(8080, [Step::Echo])?;
-        greet(&pair)?;
+        pair.greet(8080)?;
         server.ended_well(2)?;
         let said = checked(&mut pair)?;
         for (hook, name) in [
@@ -87,7 +87,7 @@ fn foreign_programs() -> Result {
         ensure(ended.is_err(), || format!("past the daemon: {ended:?}"))?;
         ensure(server.has_nothing_to_tell()?, || "the server was reached")?;
         drop((past, held));
-        greet(&pair)?;
+        pair.greet(8080)?;
         server.ended_well(2)?;
         pair.ensure_private().map(drop)
     })
@@ -122,16 +122,6 @@ fn veth_gate_is(pair: &mut Pair, state: &str) -> Result {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).doing(|| format!("opening {}", path.display()))
-}
-
-fn greet(pair: &Pair) -> Result {
-    let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
-    for family in Family::BOTH {
-        let to = pair.server.at(family, 8080);
-        let ended = pair.client.connect(to, hello.clone())?;
-        ensure(ended.is_well(), || format!("{family:?}: {ended:?}"))?;
-    }
-    Ok(())
 }
 
 /// What `check` complains of at the client's node.

@@ -37,7 +37,7 @@ fn pins_removed_beside_the_daemon() -> Result {
                     metrics.sum(RESTORED, &[]) > before
                 })?;
             }
-            greet(&pair)?;
+            pair.greet(8080)?;
             for daemon in pair.mesh.daemons() {
                 daemon.wait_until_ready()?;
             }
@@ -63,7 +63,7 @@ fn bpffs_unmounted_under_the_daemon() -> Result {
             daemon.unmount_bpffs()?;
             daemon.wait_until_not_ready("enforcement would end with this daemon")?;
         }
-        greet(&pair)?;
+        pair.greet(8080)?;
         for daemon in pair.mesh.daemons() {
             daemon.mount_bpffs()?;
             daemon.wait_until_ready()?;
@@ -71,7 +71,7 @@ fn bpffs_unmounted_under_the_daemon() -> Result {
             // Twelve of the cgroup's hooks, the workload's two, and the maps.
             ensure(pins > 14.0, || format!("{pins} pins were put back"))?;
         }
-        greet(&pair)?;
+        pair.greet(8080)?;
         survive_a_crash(&mut pair)?;
         pair.ensure_private().map(drop)
     })
@@ -102,16 +102,6 @@ fn remove(daemon: &Daemon, pin: &str) -> Result {
     .doing(|| format!("removing {}", path.display()))
 }
 
-fn greet(pair: &Pair) -> Result {
-    let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
-    for family in Family::BOTH {
-        let to = pair.server.at(family, 8080);
-        let ended = pair.client.connect(to, hello.clone())?;
-        ensure(ended.is_well(), || format!("{family:?}: {ended:?}"))?;
-    }
-    Ok(())
-}
-
 /// What is pinned again is what was in force.
 fn survive_a_crash(pair: &mut Pair) -> Result {
     for daemon in pair.mesh.daemons() {
@@ -123,5 +113,5 @@ fn survive_a_crash(pair: &mut Pair) -> Result {
         ensure_eq(ended.error(), "ECONNREFUSED", "without a daemon")?;
     }
     pair.mesh.start_all()?;
-    greet(pair)
+    pair.greet(8080)
 }

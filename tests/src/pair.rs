@@ -2,11 +2,12 @@
 //! mesh, and the wire between them under watch.
 
 use crate::capture::Report;
-use crate::error::Result;
+use crate::error::{Result, ensure};
 use crate::mesh::{Daemon, Mesh, Plan, Position};
-use crate::node::{Node, two_nodes};
+use crate::node::{Family, Node, two_nodes};
 use crate::pod::Pod;
 use crate::scene::Scene;
+use crate::script::Step;
 
 /// Every `script::pattern` begins with it.
 const MARK: &[u8] = b"mtls-tests-plaintext-";
@@ -69,6 +70,19 @@ impl Pair {
     /// The daemon of the server's node.
     pub fn servers_daemon(&mut self) -> Result<&mut Daemon> {
         self.mesh.daemon(&self.b)
+    }
+
+    /// Says something to whoever echoes at a port of the server, over both
+    /// families.
+    pub fn greet(&self, port: u16) -> Result {
+        let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
+        for family in Family::BOTH {
+            let ended = self
+                .client
+                .connect(self.server.at(family, port), hello.clone())?;
+            ensure(ended.is_well(), || format!("{family:?}: {ended:?}"))?;
+        }
+        Ok(())
     }
 
     /// Ends the watch: there was traffic, and all of it inside of TLS 1.3.
