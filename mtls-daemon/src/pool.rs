@@ -181,9 +181,10 @@ impl Pool {
         let usable = || peer.open.iter().filter(|pooled| pooled.may_take(newest));
         let idlest = usable().min_by_key(|pooled| pooled.tunnel.flows())?;
         let is_enough = idlest.tunnel.flows() < FEW
-            || !idlest.is_from(self.far)
             || usable().count() >= self.facts.get().limits.tunnels_per_far_peer
-            || peer.failed.is_some_and(|at| at.elapsed() < NOT_AGAIN_FOR);
+            || peer.failed.is_some_and(|at| at.elapsed() < NOT_AGAIN_FOR)
+            // Last: it may ask the kernel.
+            || !idlest.is_from(self.far);
         Some((idlest.tunnel.clone(), is_enough))
     }
 
