@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use mtls_daemon::tls::Session;
 use mtls_daemon::tunnel::{ConnectRequest, Loop, Settings};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -24,7 +25,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn main() {
     let seconds = std::env::args().nth(1).map_or(2, |s| s.parse().unwrap());
@@ -234,12 +234,8 @@ async fn near(tell: mpsc::Sender<SocketAddr>, tls: Arc<ClientConfig>, daemon: So
     let turning = running_loop();
     let socket = TcpStream::connect(daemon).await.unwrap();
     let name = ServerName::try_from("peer.test").unwrap();
-    let (socket, tls) = TlsConnector::from(tls)
-        .connect(name, socket)
-        .await
-        .unwrap()
-        .into_inner();
-    let tunnel = turning.client(socket.into_std().unwrap(), tls).unwrap();
+    let (socket, session) = Session::connect(tls, name, socket).await.unwrap();
+    let tunnel = turning.client(socket.into_std().unwrap(), session).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     inherited(&listener);
     tell.send(listener.local_addr().unwrap()).unwrap();
@@ -265,12 +261,8 @@ async fn far(tell: mpsc::Sender<SocketAddr>, tls: Arc<ServerConfig>, upstream: S
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     tell.send(listener.local_addr().unwrap()).unwrap();
     let (socket, _) = listener.accept().await.unwrap();
-    let (socket, tls) = TlsAcceptor::from(tls)
-        .accept(socket)
-        .await
-        .unwrap()
-        .into_inner();
-    let (_tunnel, mut incoming) = turning.server(socket.into_std().unwrap(), tls).unwrap();
+    let (socket, session) = Session::accept(tls, socket).await.unwrap();
+    let (_tunnel, mut incoming) = turning.server(socket.into_std().unwrap(), session).unwrap();
     while let Some(asked) = incoming.next().await {
         spawn_local(async move {
             let app = TcpStream::connect(upstream).await.unwrap();
@@ -322,17 +314,19 @@ fn tls() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let server = ServerConfig::builder_with_provider(provider)
+    let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)
         .unwrap();
+    client.enable_secret_extraction = true;
+    server.enable_secret_extraction = true;
     (Arc::new(client), Arc::new(server))
 }
 

@@ -15,11 +15,11 @@ use crate::tls::{HandshakeError, Handshaken};
 use crate::workload::Workload;
 
 /// `handshake`, counted; a failure becomes the refusal that it causes.
-pub fn counted<C>(
-    handshake: Result<Handshaken<C>, HandshakeError>,
+pub fn counted(
+    handshake: Result<Handshaken, HandshakeError>,
     direction: Direction,
     metrics: &ThreadMetrics,
-) -> Result<Handshaken<C>, Refused> {
+) -> Result<Handshaken, Refused> {
     match handshake {
         Ok(done) => {
             let facts = done.facts;

@@ -102,7 +102,7 @@ impl Inbound {
         }
         let (tunnel, incoming) = self
             .tunnel_loop
-            .server(handshaken.socket, handshaken.tls)
+            .server(handshaken.socket, handshaken.session)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
         let proved = Proved {
             workload,

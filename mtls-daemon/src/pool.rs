@@ -263,7 +263,7 @@ impl Pool {
         let handshaken = counted(handshake, Direction::Outbound, &self.metrics)?;
         let tunnel = self
             .tunnel_loop
-            .client(handshaken.socket, handshaken.tls)
+            .client(handshaken.socket, handshaken.session)
             .map_err(|error| Refused::socket(&error, "starting the tunnel"))?;
         let proved = Proved {
             workload: Arc::clone(source),

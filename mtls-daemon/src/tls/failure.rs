@@ -98,15 +98,16 @@ impl HandshakeError {
 
 impl HandshakeFault {
     pub(super) fn of_io(error: io::Error) -> Self {
-        let tls = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Error>())
-            .cloned();
-        match tls {
-            Some(Error::AlertReceived(alert)) => Self::Alert(alert),
-            Some(error) => Self::Tls(error),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Eof,
-            None => Self::Io(error),
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Eof,
+            _ => Self::Io(error),
+        }
+    }
+
+    pub(super) fn of_tls(error: Error) -> Self {
+        match error {
+            Error::AlertReceived(alert) => Self::Alert(alert),
+            error => Self::Tls(error),
         }
     }
 

@@ -4,31 +4,32 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConnection, CommonState, HandshakeKind, NamedGroup, ServerConnection};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CommonState, HandshakeKind, NamedGroup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::ALPN;
+use super::exporter::{EXPORTER, Exporter};
 use super::failure::{HandshakeError, HandshakeFault};
 use super::proof::Binding;
+use super::session::{self, Failed, Session, Shaken, Unbuffered};
 use super::verifier::{FINDING, Finding};
 use super::{ClientSettings, ServerSettings};
 use crate::identity::{PeerFault, PeerSvid};
 
 /// A finished handshake.
-pub struct Handshaken<C> {
+pub struct Handshaken {
     /// Non-blocking.
     pub socket: std::net::TcpStream,
-    /// May hold plaintext already.
-    pub tls: C,
+    pub session: Session,
     pub peer: PeerSvid,
     /// What the peer proved it by, leaf first: it is judged again when what it
     /// is judged by changes.
@@ -61,21 +62,18 @@ pub async fn connect(
     socket: TcpStream,
     settings: &ClientSettings,
     limit: Duration,
-) -> Result<Handshaken<ClientConnection>, HandshakeError> {
-    let name = socket
-        .peer_addr()
-        .map(|addr| ServerName::IpAddress(addr.ip().to_canonical().into()));
+) -> Result<Handshaken, HandshakeError> {
     let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
     let handshake = Box::pin(async {
-        let name = match name {
-            Ok(name) => name,
-            Err(error) => return Err((error, socket)),
+        let peer = match socket.peer_addr() {
+            Ok(peer) => peer.ip().to_canonical(),
+            Err(error) => return Err(Failed::new(HandshakeFault::Io(error), socket)),
         };
-        let tls = TlsConnector::from(Arc::clone(&settings.config))
-            .connect(name, socket)
-            .into_fallible()
-            .await?;
-        Ok(tls.into_inner())
+        let name = ServerName::IpAddress(peer.into());
+        match UnbufferedClientConnection::new(Arc::clone(&settings.config), name) {
+            Ok(tls) => session::shake(tls, socket).await,
+            Err(error) => Err(Failed::new(HandshakeFault::Tls(error), socket)),
+        }
     });
     shake(limit, judge, handshake).await
 }
@@ -85,38 +83,38 @@ pub async fn accept(
     socket: TcpStream,
     settings: &ServerSettings,
     limit: Duration,
-) -> Result<Handshaken<ServerConnection>, HandshakeError> {
+) -> Result<Handshaken, HandshakeError> {
     let judge = |chain: &[CertificateDer<'_>]| settings.verifier.judge(chain);
     let handshake = Box::pin(async {
-        let tls = TlsAcceptor::from(Arc::clone(&settings.config))
-            .accept(socket)
-            .into_fallible()
-            .await?;
-        Ok(tls.into_inner())
+        match UnbufferedServerConnection::new(Arc::clone(&settings.config)) {
+            Ok(tls) => session::shake(tls, socket).await,
+            Err(error) => Err(Failed::new(HandshakeFault::Tls(error), socket)),
+        }
     });
     shake(limit, judge, handshake).await
 }
 
-async fn shake<C, D>(
+async fn shake<T: Unbuffered>(
     limit: Duration,
     judge: impl Fn(&[CertificateDer<'_>]) -> Result<PeerSvid, PeerFault>,
-    handshake: Boxed<impl Future<Output = Result<(TcpStream, C), (io::Error, TcpStream)>>>,
-) -> Result<Handshaken<C>, HandshakeError>
-where
-    C: Deref<Target = rustls::ConnectionCommon<D>>,
-{
+    handshake: Boxed<impl Future<Output = Result<Shaken<T>, Failed>>>,
+) -> Result<Handshaken, HandshakeError> {
     let began = Instant::now();
     let deadline = began + limit;
-    let watched = FINDING.scope(RefCell::new(None), async {
-        let done = timeout_at(deadline, handshake).await;
-        (done, FINDING.with(RefCell::take))
+    let watched = EXPORTER.scope(RefCell::new(None), async {
+        let watched = FINDING.scope(RefCell::new(None), async {
+            let done = timeout_at(deadline, handshake).await;
+            (done, FINDING.with(RefCell::take))
+        });
+        let (done, finding) = watched.await;
+        (done, finding, EXPORTER.with(RefCell::take))
     });
-    let (done, mut finding) = watched.await;
-    if let Ok(Ok((_, tls))) = &done
-        && tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    let (done, mut finding, exporter) = watched.await;
+    if let Ok(Ok(Shaken { tls, .. })) = &done
+        && tls.known().handshake_kind() == Some(HandshakeKind::Resumed)
     {
         // From the ticket: nobody has looked at it since that was made.
-        let chain = tls.peer_certificates().unwrap_or_default();
+        let chain = tls.known().peer_certificates().unwrap_or_default();
         finding = chain.first().map(|leaf| match judge(chain) {
             Ok(peer) => Finding::Proved(peer),
             Err(fault) => Finding::refused(fault, leaf),
@@ -129,21 +127,29 @@ where
     };
 
     match (done, finding) {
-        (Ok(Ok((socket, tls))), Some(Finding::Proved(peer))) => {
-            if tls.alpn_protocol() != Some(ALPN) {
+        (Ok(Ok(shaken)), Some(Finding::Proved(peer))) => {
+            let known = shaken.tls.known();
+            if known.alpn_protocol() != Some(ALPN) {
                 return Err(failed(HandshakeFault::Protocol, None));
             }
-            let facts = Facts::of(&tls, began.elapsed());
-            let chain = tls.peer_certificates().unwrap_or_default();
+            let facts = Facts::of(known, began.elapsed());
+            let chain = known.peer_certificates().unwrap_or_default();
             let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
-            let binding =
-                Binding::of(&tls).map_err(|error| failed(HandshakeFault::Tls(error), None))?;
-            let socket = socket
+            let binding = Exporter::new(known, exporter)
+                .and_then(|exporter| Binding::of(&exporter).ok())
+                .ok_or_else(|| {
+                    let what = "a handshake ended without a secret to bind proofs to";
+                    failed(HandshakeFault::Internal(what), None)
+                })?;
+            let session = Session::new(shaken.tls, shaken.unread)
+                .map_err(|error| failed(HandshakeFault::Tls(error), None))?;
+            let socket = shaken
+                .socket
                 .into_std()
                 .map_err(|error| failed(HandshakeFault::Io(error), None))?;
             Ok(Handshaken {
                 socket,
-                tls,
+                session,
                 peer,
                 chain,
                 binding,
@@ -158,12 +164,11 @@ where
             HandshakeFault::Internal("a handshake ended without a verified peer"),
             None,
         )),
-        (Ok(Err((_, socket))), Some(Finding::Refused { fault, presented })) => {
+        (Ok(Err(Failed { socket, .. })), Some(Finding::Refused { fault, presented })) => {
             part(socket, deadline).await;
             Err(failed(HandshakeFault::Peer(fault), Some(presented)))
         }
-        (Ok(Err((error, socket))), _) => {
-            let fault = HandshakeFault::of_io(error);
+        (Ok(Err(Failed { fault, socket })), _) => {
             if fault.was_told() {
                 part(socket, deadline).await;
             }

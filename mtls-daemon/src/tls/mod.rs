@@ -12,9 +12,12 @@
 //!
 //! No server name: peers are addresses and SPIFFE IDs.
 
+mod exporter;
 mod failure;
 mod handshake;
 pub mod proof;
+mod records;
+mod session;
 mod tickets;
 mod verifier;
 
@@ -25,6 +28,7 @@ use std::time::Duration;
 
 pub use failure::{HandshakeError, HandshakeFault, Presented, reason_of};
 pub use handshake::{Facts, Handshaken, accept, connect};
+pub use records::{Opened, Records};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -33,6 +37,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
+pub use session::Session;
 use tickets::Tickets;
 use verifier::{AnyPeer, ThePeer};
 
@@ -186,6 +191,8 @@ pub fn client_config(
     config.enable_sni = false;
     config.enable_early_data = false;
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    config.enable_secret_extraction = true;
+    config.key_log = Arc::new(exporter::Keeper);
     let config = Arc::new(config);
     Ok(Arc::new(ClientSettings { config, verifier }))
 }
@@ -208,6 +215,8 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Arc::new(Tickets::new(judging.revocations.clone()));
     config.send_tls13_tickets = 1;
+    config.enable_secret_extraction = true;
+    config.key_log = Arc::new(exporter::Keeper);
     let config = Arc::new(config);
     Ok(Arc::new(ServerSettings { config, verifier }))
 }

@@ -7,10 +7,12 @@ use std::fmt;
 
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use rustls::{ConnectionCommon, SignatureScheme};
+use rustls::SignatureScheme;
+use rustls::crypto::tls13::OutputLengthError;
 use thiserror::Error;
 use webpki::EndEntityCert;
 
+use super::exporter::Exporter;
 use super::{Judging, provider};
 use crate::identity::{PeerFault, PeerSvid, Presenter, TrustBundles};
 use crate::reason::Reason;
@@ -53,11 +55,10 @@ const FORM: u8 = 1;
 
 impl Binding {
     /// After the handshake.
-    pub fn of<D>(tls: &ConnectionCommon<D>) -> Result<Self, rustls::Error> {
-        let secret = |label: &[u8]| tls.export_keying_material([0; SECRET], label, None);
+    pub(super) fn of(exporter: &Exporter) -> Result<Self, OutputLengthError> {
         Ok(Self {
-            client: secret(b"EXPORTER-mtls-daemon renewed client")?,
-            server: secret(b"EXPORTER-mtls-daemon renewed server")?,
+            client: exporter.export(b"EXPORTER-mtls-daemon renewed client")?,
+            server: exporter.export(b"EXPORTER-mtls-daemon renewed server")?,
         })
     }
 

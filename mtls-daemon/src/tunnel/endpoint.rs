@@ -384,7 +384,7 @@ impl Endpoint {
         let Some(socket) = &self.socket else {
             return Ok(());
         };
-        let sent = self.records.send(self.out.filled(), false, socket);
+        let sent = self.records.send(self.out.filled_mut(), false, socket);
         self.out.clear();
         self.unsent = sent.map_err(|e| TunnelEnd::Io(e.kind()))?;
         self.writable = self.unsent == 0;

@@ -18,10 +18,10 @@ use super::flow::{FlowKey, is};
 use super::outcome::{Carried, ConnectError, Cut, TunnelEnd};
 use super::poller::Token;
 use super::proof::ProofNews;
-use super::records::{Records, Rustls};
 use super::request::ConnectRequest;
 use super::settings::{Settings, Stats, count};
 use super::slot::{Parts, Slot, carried, nothing_carried, park, unanswered};
+use crate::tls::{Records, Session};
 
 /// The one loop of a data thread: it moves the bytes of all its tunnels.
 #[derive(Clone)]
@@ -40,17 +40,13 @@ impl Loop {
     }
 
     /// Puts a tunnel on the loop, after a finished handshake.
-    pub fn client(&self, socket: TcpStream, tls: rustls::ClientConnection) -> io::Result<Tunnel> {
-        self.add(Role::Client, socket, Box::new(Rustls::new(tls)))
+    pub fn client(&self, socket: TcpStream, session: Session) -> io::Result<Tunnel> {
+        self.add(Role::Client, socket, session)
     }
 
     /// The same for a tunnel that a peer has opened.
-    pub fn server(
-        &self,
-        socket: TcpStream,
-        tls: rustls::ServerConnection,
-    ) -> io::Result<(Tunnel, Incoming)> {
-        let tunnel = self.add(Role::Server, socket, Box::new(Rustls::new(tls)))?;
+    pub fn server(&self, socket: TcpStream, session: Session) -> io::Result<(Tunnel, Incoming)> {
+        let tunnel = self.add(Role::Server, socket, session)?;
         let incoming = Incoming(tunnel.clone());
         Ok((tunnel, incoming))
     }
@@ -60,14 +56,15 @@ impl Loop {
         &self.0.stats
     }
 
-    fn add(&self, role: Role, socket: TcpStream, records: Box<dyn Records>) -> io::Result<Tunnel> {
+    fn add(&self, role: Role, socket: TcpStream, session: Session) -> io::Result<Tunnel> {
+        let records = Records::new(session).map_err(io::Error::other)?;
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let index = self.0.with(|state| {
             let index = u32::try_from(state.tunnels.vacant_key()).unwrap_or(u32::MAX);
             let token = Token::Tunnel(index);
             state.shared.poller.watch_tunnel(&socket, token)?;
-            let endpoint = Endpoint::new(index, role, socket, records, &state.shared);
+            let endpoint = Endpoint::new(index, role, socket, Box::new(records), &state.shared);
             state.tunnels.insert(endpoint);
             state.shared.rearm = true;
             state.schedule(index);

@@ -126,7 +126,7 @@ impl Endpoint {
         {
             let last = !self.said_last;
             self.said_last = true;
-            match self.records.send(self.out.filled(), last, socket) {
+            match self.records.send(self.out.filled_mut(), last, socket) {
                 Ok(unsent) => {
                     self.unsent = unsent;
                     self.writable = unsent == 0;

@@ -9,9 +9,10 @@ use super::event_loop::Shared;
 use super::flow::is;
 use super::frame::{MAX_STREAM, Parser, Piece};
 use super::outcome::TunnelEnd;
-use super::records::{Opened, Records};
+use super::records::Records;
 use super::request::ConnectRequest;
 use super::settings::Settings;
+use crate::tls::Opened;
 
 pub(super) struct Lone {
     pub(super) endpoint: Endpoint,
@@ -152,7 +153,7 @@ impl Records for NoRecords {
         })
     }
 
-    fn send(&mut self, _: &[u8], _: bool, _: &TcpStream) -> io::Result<usize> {
+    fn send(&mut self, _: &mut [u8], _: bool, _: &TcpStream) -> io::Result<usize> {
         Ok(0)
     }
 }

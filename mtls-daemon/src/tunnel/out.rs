@@ -24,6 +24,11 @@ impl Out {
         &self.room[..self.filled]
     }
 
+    /// What waits, to be sealed in its place.
+    pub(super) fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.room[..self.filled]
+    }
+
     pub(super) fn len(&self) -> usize {
         self.filled
     }

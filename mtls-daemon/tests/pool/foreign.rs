@@ -191,7 +191,7 @@ async fn inbound(stage: &Stage, listener: TcpListener, ca: &Ca, leaf: &Leaf) -> 
     };
     let (tls, done) = tokio::join!(dialling, accepting);
     let turning = &stage.pool.tunnel_loop;
-    let (tunnel, mut incoming) = turning.server(done.socket, done.tls).unwrap();
+    let (tunnel, mut incoming) = turning.server(done.socket, done.session).unwrap();
     let proved = Proved {
         workload: Arc::clone(&stage.web),
         own: Arc::clone(ours.svid()),

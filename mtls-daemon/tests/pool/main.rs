@@ -204,7 +204,7 @@ async fn peer(
             continue;
         };
         handshakes.set(handshakes.get() + 1);
-        let (tunnel, mut incoming) = tunnel_loop.server(done.socket, done.tls).unwrap();
+        let (tunnel, mut incoming) = tunnel_loop.server(done.socket, done.session).unwrap();
         let (proving, proofs) = (tunnel.clone(), Rc::clone(&proofs));
         spawn_local(async move {
             loop {

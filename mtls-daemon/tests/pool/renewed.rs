@@ -88,7 +88,7 @@ async fn a_renewal_before_the_peers_first_words_is_proved_after_them() {
         }
         assert!(!tunnel.takes_proofs());
         let turning = &stage.pool.tunnel_loop;
-        let (far, _incoming) = turning.server(done.socket, done.tls).unwrap();
+        let (far, _incoming) = turning.server(done.socket, done.session).unwrap();
         assert_eq!(far.proof_news().await, ProofNews::Takes);
         let ProofNews::Proved(_) = far.proof_news().await else {
             panic!("it took proofs twice");

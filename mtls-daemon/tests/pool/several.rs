@@ -69,7 +69,7 @@ async fn a_further_tunnel_that_fails() {
         spawn_local(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let done = tls::accept(socket, db.server(), LIMIT).await.unwrap();
-            let _first = peer.server(done.socket, done.tls).unwrap();
+            let _first = peer.server(done.socket, done.session).unwrap();
             loop {
                 drop(listener.accept().await.unwrap());
                 counted.set(counted.get() + 1);

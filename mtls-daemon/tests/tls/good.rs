@@ -1,6 +1,5 @@
 //! Handshakes that come about.
 
-use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 
 use crate::pki::{Ca, DB, WEB, id, in_, since};
-use crate::{LIMIT, Us, attackers, judging, sockets};
+use crate::{LIMIT, Talk, Us, attackers, judging, sockets};
 
 #[tokio::test]
 async fn both_ends_learn_who_the_other_is() {
@@ -44,17 +43,13 @@ async fn what_comes_back_carries_data() {
     let (web, db) = (Us::new(&ca, WEB), Us::new(&ca, DB));
     let (dialling, dialled) = sockets().await;
     let (client, server) = tokio::join!(web.connect(dialling, DB), db.accept(dialled));
-    let (mut client, mut server) = (client.unwrap(), server.unwrap());
-    client.socket.set_nonblocking(false).unwrap();
-    server.socket.set_nonblocking(false).unwrap();
-
-    client.tls.writer().write_all(b"hello").unwrap();
-    client.tls.complete_io(&mut client.socket).unwrap();
-    let mut got = [0; 5];
-    rustls::Stream::new(&mut server.tls, &mut server.socket)
-        .read_exact(&mut got)
-        .unwrap();
-    assert_eq!(&got, b"hello");
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let mut client = Talk::over(client.socket, client.session);
+    let mut server = Talk::over(server.socket, server.session);
+    client.say(b"hello", false);
+    assert_eq!(server.hear().unwrap(), "hello");
+    server.say(b"good day", true);
+    assert_eq!(client.hear().unwrap(), "good day");
 }
 
 #[tokio::test]

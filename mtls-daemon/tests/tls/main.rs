@@ -21,12 +21,12 @@ mod protocol;
 mod reasons;
 mod resumption;
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use mtls_daemon::clock::Clock;
 use mtls_daemon::identity::{NewestRevocations, TrustBundles};
-use mtls_daemon::tls::{self, HandshakeError, Handshaken, Judging};
-use rustls::{ClientConnection, ServerConnection};
+use mtls_daemon::tls::{self, HandshakeError, Handshaken, Judging, Records, Session};
 use tokio::net::{TcpListener, TcpStream};
 
 use pki::{Ca, DB, Leaf, id};
@@ -80,7 +80,7 @@ impl Us {
     async fn accept(
         &self,
         socket: TcpStream,
-    ) -> Result<Handshaken<ServerConnection>, HandshakeError> {
+    ) -> Result<Handshaken, HandshakeError> {
         let svid = self.leaf.svid(self.id, &self.home);
         let config = tls::server_config(&svid, &self.bundles, &self.judging).unwrap();
         tls::accept(socket, &config, LIMIT).await
@@ -90,11 +90,46 @@ impl Us {
         &self,
         socket: TcpStream,
         expected: &str,
-    ) -> Result<Handshaken<ClientConnection>, HandshakeError> {
+    ) -> Result<Handshaken, HandshakeError> {
         let svid = self.leaf.svid(self.id, &self.home);
         let config =
             tls::client_config(&svid, &self.bundles, &id(expected), &self.judging).unwrap();
         tls::connect(socket, &config, LIMIT).await
+    }
+}
+
+/// A finished handshake, put to use; calls wait.
+struct Talk {
+    socket: std::net::TcpStream,
+    records: Records,
+}
+
+impl Talk {
+    fn over(socket: std::net::TcpStream, session: Session) -> Self {
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let records = Records::new(session).unwrap();
+        Self { socket, records }
+    }
+
+    fn say(&mut self, bytes: &[u8], last: bool) {
+        let mut bytes = bytes.to_vec();
+        let left = self.records.send(&mut bytes, last, &self.socket);
+        assert_eq!(left.unwrap(), 0);
+    }
+
+    /// What the peer says next.
+    fn hear(&mut self) -> Result<String, rustls::Error> {
+        let (mut wire, mut plain) = ([0; 1 << 10], [0; 40 << 10]);
+        let mut came = 0;
+        loop {
+            let opened = self.records.open(&mut &wire[..came], &mut plain)?;
+            if opened.plain > 0 || opened.closed {
+                return Ok(String::from_utf8(plain[..opened.plain].to_vec()).unwrap());
+            }
+            came = self.socket.read(&mut wire).unwrap();
+            assert!(came > 0, "the peer is gone");
+        }
     }
 }
 

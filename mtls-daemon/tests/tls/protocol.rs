@@ -1,6 +1,5 @@
 //! Peers that speak something else, or do not speak.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use mtls_daemon::reason::Reason;
@@ -12,7 +11,7 @@ use rustls::version::TLS12;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
 use crate::pki::{Ca, DB, WEB, id};
-use crate::{Us, attackers, judging, sockets};
+use crate::{Talk, Us, attackers, judging, sockets};
 
 #[tokio::test]
 async fn an_older_version() {
@@ -198,15 +197,9 @@ async fn a_refused_client_reads_why() {
     assert_eq!(error.reason(), Reason::UnknownIssuer);
     assert_eq!(error.presented.unwrap().claimed.to_string(), WEB);
 
-    let mut client = client.expect("the client's own handshake is done");
-    client.socket.set_nonblocking(false).unwrap();
-    let mut stream = rustls::Stream::new(&mut client.tls, &mut client.socket);
-    let error = stream.read(&mut [0; 16]).unwrap_err();
-    let error = error
-        .get_ref()
-        .and_then(|e| e.downcast_ref::<rustls::Error>())
-        .unwrap();
-    assert_eq!(reason_of(error), Reason::AlertFromPeer);
+    let client = client.expect("the client's own handshake is done");
+    let error = Talk::over(client.socket, client.session).hear().unwrap_err();
+    assert_eq!(reason_of(&error), Reason::AlertFromPeer);
 
     let peer = stranger.leaf(WEB);
     let (dialling, dialled) = sockets().await;

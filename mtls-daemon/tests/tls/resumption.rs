@@ -1,6 +1,5 @@
 //! Sessions that are resumed, and those that must not be.
 
-use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,17 +7,16 @@ use mtls_daemon::clock::Clock;
 use mtls_daemon::identity::{Revocations, TrustBundles};
 use mtls_daemon::reason::Reason;
 use mtls_daemon::tls::{self, ClientSettings, HandshakeError, Handshaken, ServerSettings};
-use rustls::{ClientConnection, ServerConnection};
 use tokio::sync::watch;
 
 use crate::folder::Folder;
 use crate::openssl::{Openssl, listening, written};
 use crate::pki::{self, Ca, DB, HOUR, Leaf, WEB, bundle, id, in_};
-use crate::{LIMIT, Us, attackers, sockets};
+use crate::{LIMIT, Talk, Us, attackers, sockets};
 
 type Ends = (
-    Result<Handshaken<ClientConnection>, HandshakeError>,
-    Result<Handshaken<ServerConnection>, HandshakeError>,
+    Result<Handshaken, HandshakeError>,
+    Result<Handshaken, HandshakeError>,
 );
 
 async fn shake(client: &ClientSettings, server: &ServerSettings) -> Ends {
@@ -33,18 +31,12 @@ async fn shake(client: &ClientSettings, server: &ServerSettings) -> Ends {
 /// Whether each end resumed.
 async fn again(client: &ClientSettings, server: &ServerSettings) -> (bool, bool) {
     let (ours, theirs) = shake(client, server).await;
-    let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
     assert_eq!(ours.peer.id, id(DB));
     assert_eq!(theirs.peer.id, id(WEB));
-    for socket in [&ours.socket, &theirs.socket] {
-        socket.set_nonblocking(false).unwrap();
-    }
-    theirs.tls.writer().write_all(b"hello").unwrap();
-    theirs.tls.complete_io(&mut theirs.socket).unwrap();
-    let mut got = [0; 5];
-    rustls::Stream::new(&mut ours.tls, &mut ours.socket)
-        .read_exact(&mut got)
-        .unwrap();
+    Talk::over(theirs.socket, theirs.session).say(b"hello", false);
+    let heard = Talk::over(ours.socket, ours.session).hear();
+    assert_eq!(heard.unwrap(), "hello");
     (ours.facts.resumed, theirs.facts.resumed)
 }
 
@@ -163,11 +155,7 @@ async fn a_ticket_of_one_workload_is_nothing_to_its_neighbour() {
         let peer = tokio::spawn(attackers::client(eager.clone(), dialling));
         let accepted = tls::accept(dialled, server, LIMIT).await.unwrap();
         resumed.push(accepted.facts.resumed);
-        let mut accepted = (accepted.tls, accepted.socket);
-        accepted.1.set_nonblocking(false).unwrap();
-        accepted.0.writer().write_all(b"h").unwrap();
-        accepted.0.complete_io(&mut accepted.1).unwrap();
-        drop(accepted);
+        Talk::over(accepted.socket, accepted.session).say(b"h", false);
         let _ = peer.await;
     }
     assert_eq!(resumed, [false, true, false, true]);
@@ -220,13 +208,9 @@ async fn visit(
     );
     let client = Openssl::start(folder, &client);
     let (dialled, _) = listener.accept().await.unwrap();
-    let mut done = tls::accept(dialled, server, LIMIT).await?;
-    done.socket.set_nonblocking(false).unwrap();
-    done.tls.writer().write_all(b"hello").unwrap();
-    done.tls.send_close_notify();
-    done.tls.complete_io(&mut done.socket).unwrap();
+    let done = tls::accept(dialled, server, LIMIT).await?;
     let resumed = done.facts.resumed;
-    drop(done);
+    Talk::over(done.socket, done.session).say(b"hello", true);
     // The ticket is in its file then.
     client.ended().await;
     Ok(resumed)

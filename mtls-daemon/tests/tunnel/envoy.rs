@@ -85,7 +85,7 @@ impl Envoy {
     async fn tunnel(&self) -> Tunnel {
         let turning = new_loop(Settings::default());
         let socket = TcpStream::connect(self.listener).await.unwrap();
-        client_on(&turning, client_tls(socket).await)
+        client_on(&turning, socket).await
     }
 }
 
@@ -356,7 +356,7 @@ fn an_envoy_that_asks() {
         spawn_local(async move {
             loop {
                 let (socket, _) = daemon.accept().await.unwrap();
-                let (tunnel, mut incoming) = server_on(&far, server_tls(socket).await);
+                let (tunnel, mut incoming) = server_on(&far, socket).await;
                 let tell = tell.clone();
                 spawn_local(async move {
                     while let Some(asked) = incoming.next().await {

@@ -23,8 +23,7 @@ struct Client {
 
 async fn h2_client(builder: &h2::client::Builder, settings: Settings) -> Client {
     let turning = new_loop(settings);
-    let (near, far) = tls().await;
-    let (tunnel, incoming) = server_on(&turning, far);
+    let (near, (tunnel, incoming)) = server_of(&turning).await;
     let (requests, connection) = builder.handshake(near).await.unwrap();
     spawn_local(connection);
     Client {
@@ -104,8 +103,7 @@ async fn recv_all(recv: &mut RecvStream) -> Vec<u8> {
 /// An `h2` server at the other end of a tunnel of ours: echoes every stream.
 async fn echo_peer(builder: &h2::server::Builder, settings: Settings) -> Tunnel {
     let turning = new_loop(settings);
-    let (near, far) = tls().await;
-    let tunnel = client_on(&turning, near);
+    let (tunnel, far) = client_of(&turning).await;
     let builder = builder.clone();
     spawn_local(async move {
         let mut connection = builder.handshake::<_, Bytes>(far).await.unwrap();
@@ -237,8 +235,7 @@ fn tiny_windows_of_the_peer() {
 fn a_window_that_shrinks_below_nothing() {
     story(async {
         let turning = new_loop(Settings::default());
-        let (near, far) = tls().await;
-        let (_tunnel, mut incoming) = server_on(&turning, far);
+        let (near, (_tunnel, mut incoming)) = server_of(&turning).await;
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(50_000);
         let (mut requests, mut connection) = builder.handshake::<_, Bytes>(near).await.unwrap();
@@ -340,8 +337,7 @@ fn answers_and_bad_requests() {
 fn refusals_of_an_h2_server() {
     story(async {
         let turning = new_loop(Settings::default());
-        let (near, far) = tls().await;
-        let tunnel = client_on(&turning, near);
+        let (tunnel, far) = client_of(&turning).await;
         let mut connection = h2::server::handshake(far).await.unwrap();
         spawn_local(async move {
             let mut nth = 0;
@@ -415,8 +411,7 @@ fn a_full_connection_window_of_the_peer_takes_no_new_flow() {
         // An h2 server that never releases: its 65,535 bytes for the whole
         // connection are used up by one stalled stream.
         let turning = new_loop(Settings::default());
-        let (near, far) = tls().await;
-        let tunnel = client_on(&turning, near);
+        let (tunnel, far) = client_of(&turning).await;
         let mut builder = h2::server::Builder::new();
         builder.initial_window_size(1 << 20);
         let mut connection = builder.handshake::<_, Bytes>(far).await.unwrap();

@@ -141,8 +141,7 @@ fn a_goaway_with_an_error_names_the_error() {
 fn a_forged_record_is_no_clean_end() {
     story(async {
         let turning = new_loop(Settings::default());
-        let (near, far) = tls().await;
-        let tunnel = client_on(&turning, near);
+        let (tunnel, far) = client_of(&turning).await;
         let opening = tunnel.open(&request()).unwrap();
         let (mut far, _tls) = far.into_inner();
         // A record of application data that nobody has sealed.

@@ -197,8 +197,7 @@ fn a_silent_peer_is_given_up() {
             .expect_err("the peer does answer");
         // One that does not read is lost, and its flows with it.
         let turning = new_loop(settings);
-        let (client, _silent) = tls().await;
-        let tunnel = client_on(&turning, client);
+        let (tunnel, _silent) = client_of(&turning).await;
         let lost = tunnel.connect(&request()).await.map(|_| ()).unwrap_err();
         assert!(
             matches!(lost, ConnectError::Lost(TunnelEnd::Unresponsive)),
@@ -213,8 +212,7 @@ fn a_connection_cut_off_under_tls_is_no_clean_end() {
     story(async {
         // The far side's socket is closed without close_notify.
         let turning = new_loop(Settings::default());
-        let (client, server) = tls().await;
-        let tunnel = client_on(&turning, client);
+        let (tunnel, server) = client_of(&turning).await;
         let opening = tunnel.open(&request()).unwrap();
         let (mut far, _tls) = server.into_inner();
         far.shutdown().await.unwrap();

@@ -148,8 +148,7 @@ pub(crate) async fn served() -> Served {
 
 pub(crate) async fn served_with(settings: Settings) -> Served {
     let turning = new_loop(settings);
-    let (near, far) = tls().await;
-    let (tunnel, incoming) = server_on(&turning, far);
+    let (near, (tunnel, incoming)) = server_of(&turning).await;
     Served {
         turning,
         tunnel,
@@ -190,8 +189,7 @@ pub(crate) struct Client {
 /// The raw server has introduced itself.
 pub(crate) async fn client() -> Client {
     let turning = new_loop(Settings::default());
-    let (near, far) = tls().await;
-    let tunnel = client_on(&turning, near);
+    let (tunnel, far) = client_of(&turning).await;
     let mut raw = Raw::new(far);
     let mut preface = [0; PREFACE.len()];
     raw.io.read_exact(&mut preface).await.unwrap();

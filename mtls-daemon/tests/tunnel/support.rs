@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use mtls_daemon::tls::Session;
 use mtls_daemon::tunnel::{ConnectRequest, Incoming, Loop, Request, Settings, Stream, Tunnel};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -52,6 +53,7 @@ pub(crate) static TLS: LazyLock<Tls> = LazyLock::new(|| {
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec()];
+    client.enable_secret_extraction = true;
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -59,6 +61,7 @@ pub(crate) static TLS: LazyLock<Tls> = LazyLock::new(|| {
         .with_single_cert(vec![cert], key)
         .unwrap();
     server.alpn_protocols = vec![b"h2".to_vec()];
+    server.enable_secret_extraction = true;
     Tls {
         client: Arc::new(client),
         server: Arc::new(server),
@@ -78,21 +81,31 @@ pub(crate) async fn tcp() -> (TcpStream, TcpStream) {
 pub(crate) type ClientTls = tokio_rustls::client::TlsStream<TcpStream>;
 pub(crate) type ServerTls = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// Both ends of a finished handshake.
-pub(crate) async fn tls() -> (ClientTls, ServerTls) {
-    let (dialled, accepted) = tcp().await;
-    tokio::join!(client_tls(dialled), server_tls(accepted))
-}
-
+/// A foreign client, and the socket that it is shaking hands over.
 pub(crate) async fn client_tls(socket: TcpStream) -> ClientTls {
-    let name = ServerName::try_from("peer.test").unwrap();
     let connector = TlsConnector::from(Arc::clone(&TLS.client));
-    connector.connect(name, socket).await.unwrap()
+    connector.connect(name(), socket).await.unwrap()
 }
 
 pub(crate) async fn server_tls(socket: TcpStream) -> ServerTls {
     let acceptor = TlsAcceptor::from(Arc::clone(&TLS.server));
     acceptor.accept(socket).await.unwrap()
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("peer.test").unwrap()
+}
+
+/// A tunnel of ours to a foreign server.
+pub(crate) async fn client_of(turning: &Loop) -> (Tunnel, ServerTls) {
+    let (dialled, accepted) = tcp().await;
+    tokio::join!(client_on(turning, dialled), server_tls(accepted))
+}
+
+/// A tunnel of ours that a foreign client has opened.
+pub(crate) async fn server_of(turning: &Loop) -> (ClientTls, (Tunnel, Incoming)) {
+    let (dialled, accepted) = tcp().await;
+    tokio::join!(client_tls(dialled), server_on(turning, accepted))
 }
 
 /// A loop that runs until the story ends.
@@ -106,16 +119,18 @@ pub(crate) fn new_loop(settings: Settings) -> Loop {
     turning
 }
 
-/// A tunnel of ours to `tls`.
-pub(crate) fn client_on(turning: &Loop, tls: ClientTls) -> Tunnel {
-    let (socket, tls) = tls.into_inner();
-    turning.client(socket.into_std().unwrap(), tls).unwrap()
+/// A tunnel of ours over `socket`, to whoever accepted it.
+pub(crate) async fn client_on(turning: &Loop, socket: TcpStream) -> Tunnel {
+    let shaken = Session::connect(Arc::clone(&TLS.client), name(), socket).await;
+    let (socket, session) = shaken.unwrap();
+    turning.client(socket.into_std().unwrap(), session).unwrap()
 }
 
-/// A tunnel of ours that `tls` has opened.
-pub(crate) fn server_on(turning: &Loop, tls: ServerTls) -> (Tunnel, Incoming) {
-    let (socket, tls) = tls.into_inner();
-    turning.server(socket.into_std().unwrap(), tls).unwrap()
+/// A tunnel of ours over `socket`, from whoever dialled it.
+pub(crate) async fn server_on(turning: &Loop, socket: TcpStream) -> (Tunnel, Incoming) {
+    let shaken = Session::accept(Arc::clone(&TLS.server), socket).await;
+    let (socket, session) = shaken.unwrap();
+    turning.server(socket.into_std().unwrap(), session).unwrap()
 }
 
 /// Two daemons' worth of loops with one tunnel between them.
@@ -133,9 +148,11 @@ pub(crate) async fn pair() -> Pair {
 
 pub(crate) async fn pair_with(near: Settings, far: Settings) -> Pair {
     let (near_loop, far_loop) = (new_loop(near), new_loop(far));
-    let (client, server) = tls().await;
-    let near = client_on(&near_loop, client);
-    let (far, incoming) = server_on(&far_loop, server);
+    let (dialled, accepted) = tcp().await;
+    let (near, (far, incoming)) = tokio::join!(
+        client_on(&near_loop, dialled),
+        server_on(&far_loop, accepted)
+    );
     Pair {
         near_loop,
         far_loop,
