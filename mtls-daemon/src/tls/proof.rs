@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use rustls::pki_types::CertificateDer;
-use rustls::sign::CertifiedKey;
 use rustls::SignatureScheme;
 use rustls::crypto::tls13::OutputLengthError;
+use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use webpki::EndEntityCert;
 

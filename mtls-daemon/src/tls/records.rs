@@ -11,9 +11,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::net::TcpStream;
 
-use rustls::{
-    AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
-};
+use rustls::{AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved};
 use socket2::SockRef;
 
 use self::key::{HEAD, Key, TAIL};
@@ -280,14 +278,21 @@ impl Records {
                 Err(e) => return Err(e),
             }
         }
-        rest.iter().for_each(|slice| self.unsent.extend_from_slice(slice));
+        rest.iter()
+            .for_each(|slice| self.unsent.extend_from_slice(slice));
         Ok(())
     }
 
     /// Tells the peer that what follows comes under our next key.
     fn change_key(&mut self) -> Result<(), Error> {
         const UPDATE_NOT_REQUESTED: u8 = 0;
-        let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, UPDATE_NOT_REQUESTED];
+        let message = [
+            HandshakeType::KeyUpdate.into(),
+            0,
+            0,
+            1,
+            UPDATE_NOT_REQUESTED,
+        ];
         self.queue(ContentType::Handshake, &message)?;
         self.sealing = Key::new(self.schedule.next_sealing()?)?;
         self.owes_update = false;

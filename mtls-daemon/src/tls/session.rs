@@ -223,7 +223,9 @@ pub(super) async fn shake<T: Unbuffered>(
             }
             Next::Fail(fault) => {
                 // Its alert, if it has one; who is gone cannot be told.
-                while let (_, Next::Ask) = ask(&mut tls, &mut [], &mut outgoing) {}
+                while tls.known().wants_write()
+                    && let (0, Next::Ask) = ask(&mut tls, &mut [], &mut outgoing)
+                {}
                 let _ = send(&mut socket, &mut outgoing).await;
                 break fault;
             }
@@ -237,11 +239,7 @@ pub(super) async fn shake<T: Unbuffered>(
 
 /// What the library has to say to `incoming` goes behind `outgoing`. Returns
 /// how many bytes it needs no more.
-fn ask<T: Unbuffered>(
-    tls: &mut T,
-    incoming: &mut [u8],
-    outgoing: &mut Vec<u8>,
-) -> (usize, Next) {
+fn ask<T: Unbuffered>(tls: &mut T, incoming: &mut [u8], outgoing: &mut Vec<u8>) -> (usize, Next) {
     let UnbufferedStatus { discard, state, .. } = tls.process(incoming);
     let next = match state {
         Ok(ConnectionState::EncodeTlsData(message)) => match encode(message, outgoing) {

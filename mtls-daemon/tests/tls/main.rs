@@ -77,10 +77,7 @@ impl Us {
         Self { bundles, ..self }
     }
 
-    async fn accept(
-        &self,
-        socket: TcpStream,
-    ) -> Result<Handshaken, HandshakeError> {
+    async fn accept(&self, socket: TcpStream) -> Result<Handshaken, HandshakeError> {
         let svid = self.leaf.svid(self.id, &self.home);
         let config = tls::server_config(&svid, &self.bundles, &self.judging).unwrap();
         tls::accept(socket, &config, LIMIT).await

@@ -1,15 +1,16 @@
 //! Handshakes with another implementation: openssl, which has no hybrid
 //! group yet in the versions that distributions carry.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use mtls_daemon::tls::Handshaken;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::Us;
 use crate::folder::Folder;
 use crate::pki::{Ca, DB, Leaf, WEB, id};
+use crate::{Talk, Us};
 
 /// An openssl that ends with the test.
 pub(crate) struct Openssl(Child);
@@ -21,7 +22,7 @@ impl Openssl {
             .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
         Self(child.expect("openssl is needed: install openssl 3"))
     }
@@ -36,6 +37,16 @@ impl Openssl {
 }
 
 impl Openssl {
+    /// Types a line into it.
+    fn hears(&mut self, line: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Waits for these words on its standard output.
+    fn says(&mut self, words: &str) {
+        until(self.0.stdout.as_mut().unwrap(), words);
+    }
+
     /// Waits until it ends by itself.
     pub(crate) async fn ended(mut self) {
         while self.0.try_wait().unwrap().is_none() {
@@ -48,6 +59,17 @@ impl Drop for Openssl {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Reads no more than that.
+fn until(output: &mut impl Read, words: &str) {
+    let mut said = Vec::new();
+    while !said.ends_with(words.as_bytes()) {
+        let mut byte = [0];
+        let n = output.read(&mut byte).unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&said));
+        said.extend(byte);
     }
 }
 
@@ -96,4 +118,53 @@ async fn a_server() {
         .unwrap();
     let client = Us::new(&ca, WEB).connect(dialling, DB).await.unwrap();
     assert_eq!(client.peer.id, id(DB));
+}
+
+/// Data in both directions between changes of keys: `k` has it change its own,
+/// `K` has it want ours changed too. `changed` waits until it has understood.
+fn talk_through_changes_of_keys(
+    openssl: &mut Openssl,
+    done: Handshaken,
+    changed: impl Fn(&mut Openssl, &Talk),
+) {
+    let mut us = Talk::over(done.socket, done.session);
+    for how in ["k", "K", "K", "k", "K"] {
+        openssl.hears(how);
+        changed(openssl, &us);
+        openssl.hears("from there");
+        assert_eq!(us.hear().unwrap(), "from there\n");
+        us.say(b"from here", false);
+        openssl.says("from here");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_changes_keys() {
+    let ca = Ca::root("root");
+    let folder = written(&ca.leaf(WEB), &ca);
+    let (listener, port) = listening().await;
+    let arguments = format!("s_client -connect 127.0.0.1:{port} -alpn h2 {MUTUAL}");
+    let mut client = Openssl::start(&folder, &arguments);
+    let (dialled, _) = listener.accept().await.unwrap();
+    let done = Us::new(&ca, DB).accept(dialled).await.unwrap();
+    talk_through_changes_of_keys(&mut client, done, |client, _| {
+        until(client.0.stderr.as_mut().unwrap(), "KEYUPDATE");
+    });
+}
+
+#[tokio::test]
+async fn a_server_that_changes_keys() {
+    let ca = Ca::root("root");
+    let folder = written(&ca.leaf(DB), &ca);
+    // No tickets: the next bytes are what it says when it changes its key.
+    let arguments = format!("s_server -accept 0 -num_tickets 0 -alpn h2 -Verify 1 {MUTUAL}");
+    let mut server = Openssl::start(&folder, &arguments);
+    let dialling = TcpStream::connect(("127.0.0.1", server.port()))
+        .await
+        .unwrap();
+    let done = Us::new(&ca, WEB).connect(dialling, DB).await.unwrap();
+    talk_through_changes_of_keys(&mut server, done, |_, us| {
+        let n = us.socket.peek(&mut [0]).unwrap();
+        assert!(n > 0, "openssl is gone");
+    });
 }

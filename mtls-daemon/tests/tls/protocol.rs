@@ -198,7 +198,9 @@ async fn a_refused_client_reads_why() {
     assert_eq!(error.presented.unwrap().claimed.to_string(), WEB);
 
     let client = client.expect("the client's own handshake is done");
-    let error = Talk::over(client.socket, client.session).hear().unwrap_err();
+    let error = Talk::over(client.socket, client.session)
+        .hear()
+        .unwrap_err();
     assert_eq!(reason_of(&error), Reason::AlertFromPeer);
 
     let peer = stranger.leaf(WEB);

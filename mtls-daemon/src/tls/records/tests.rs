@@ -171,7 +171,9 @@ fn nothing_is_lost_when_the_socket_is_full() {
         waits = near.records.send(&mut text, false, &near.socket).unwrap();
         said += 200_000;
     }
-    let more = near.records.send(&mut pattern(200_000), false, &near.socket);
+    let more = near
+        .records
+        .send(&mut pattern(200_000), false, &near.socket);
     assert!(more.unwrap() > waits);
     said += 200_000;
     near.socket.set_nonblocking(false).unwrap();
@@ -311,7 +313,11 @@ fn a_peer_that_misbehaves_is_told_so() {
         ),
         (
             "empty records without end",
-            &|end| (0..=MAX_FRUITLESS).flat_map(|_| end.forge(Kind::ApplicationData, b"")).collect(),
+            &|end| {
+                (0..=MAX_FRUITLESS)
+                    .flat_map(|_| end.forge(Kind::ApplicationData, b""))
+                    .collect()
+            },
             AlertDescription::UnexpectedMessage,
         ),
     ];
