@@ -221,6 +221,12 @@ pub fn server_config(
     Ok(Arc::new(ServerSettings { config, verifier }))
 }
 
+/// For the fuzzer.
+#[cfg(fuzzing)]
+pub fn fuzz_records(input: &[u8]) {
+    records::fuzz::run(input);
+}
+
 fn provider() -> &'static CryptoProvider {
     &PROVIDER
 }

@@ -3,6 +3,8 @@
 //! into the reader's buffer. Nobody calls on the TLS library but for the next
 //! keys and for tickets.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod key;
 #[cfg(test)]
 mod tests;

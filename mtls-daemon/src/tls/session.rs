@@ -41,7 +41,7 @@ impl Session {
         socket: TcpStream,
     ) -> Result<(TcpStream, Self), HandshakeFault> {
         let tls = UnbufferedClientConnection::new(config, name).map_err(HandshakeFault::Tls)?;
-        Self::of(shake(tls, socket).await)
+        Self::of(Box::pin(shake(tls, socket)).await)
     }
 
     /// The same for the end that was dialled.
@@ -50,7 +50,7 @@ impl Session {
         socket: TcpStream,
     ) -> Result<(TcpStream, Self), HandshakeFault> {
         let tls = UnbufferedServerConnection::new(config).map_err(HandshakeFault::Tls)?;
-        Self::of(shake(tls, socket).await)
+        Self::of(Box::pin(shake(tls, socket)).await)
     }
 
     fn of(
@@ -95,6 +95,9 @@ impl Failed {
 pub(super) enum Schedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
+    /// Of no connection, for the fuzzer: how often each key was changed.
+    #[cfg(any(test, fuzzing))]
+    Known(u8, u8),
 }
 
 impl Schedule {
@@ -103,6 +106,8 @@ impl Schedule {
         match self {
             Self::Client(keys) => keys.update_tx_secret(),
             Self::Server(keys) => keys.update_tx_secret(),
+            #[cfg(any(test, fuzzing))]
+            Self::Known(sealing, _) => known_after(sealing),
         }
     }
 
@@ -111,6 +116,8 @@ impl Schedule {
         match self {
             Self::Client(keys) => keys.update_rx_secret(),
             Self::Server(keys) => keys.update_rx_secret(),
+            #[cfg(any(test, fuzzing))]
+            Self::Known(_, opening) => known_after(opening),
         }
     }
 
@@ -118,12 +125,18 @@ impl Schedule {
     pub(super) fn ticket(&mut self, payload: &[u8]) -> Result<(), Error> {
         match self {
             Self::Client(keys) => keys.handle_new_session_ticket(payload),
-            Self::Server(_) => Err(Error::InappropriateHandshakeMessage {
+            _ => Err(Error::InappropriateHandshakeMessage {
                 expect_types: vec![HandshakeType::KeyUpdate],
                 got_type: HandshakeType::NewSessionTicket,
             }),
         }
     }
+}
+
+#[cfg(any(test, fuzzing))]
+fn known_after(changes: &mut u8) -> Result<(u64, ConnectionTrafficSecrets), Error> {
+    *changes = changes.wrapping_add(1);
+    Ok(records::fuzz::secrets(*changes))
 }
 
 /// The TLS library's connection of either end.

@@ -91,12 +91,12 @@ impl Key {
         Ok((inner[len].into(), len))
     }
 
-    /// The next record's nonce, which no other record gets under this key.
+    /// The next record's nonce, which no other record gets under this key: its
+    /// number, over the end of what the key came with (RFC 8446, 5.3).
     fn nonce(&mut self) -> Nonce {
         let mut nonce = self.iv;
-        let number = self.next.to_be_bytes();
-        for (byte, of_number) in nonce[NONCE_LEN - number.len()..].iter_mut().zip(number) {
-            *byte ^= of_number;
+        if let Some(end) = nonce.last_chunk_mut() {
+            *end = (u64::from_be_bytes(*end) ^ self.next).to_be_bytes();
         }
         self.next += 1;
         Nonce::assume_unique_for_key(nonce)

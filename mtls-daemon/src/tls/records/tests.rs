@@ -76,7 +76,7 @@ fn library() -> (End, (TcpStream, ServerConnection)) {
 }
 
 fn pattern(n: usize) -> Vec<u8> {
-    (0..n).map(|i| (i % 251) as u8).collect()
+    (0..=250).cycle().take(n).collect()
 }
 
 #[test]
@@ -221,6 +221,14 @@ proptest! {
         }
         prop_assert!(heard == said);
         prop_assert_eq!(far.records.unread.capacity(), 0);
+    }
+}
+
+proptest! {
+    /// The fuzzer's own peer, on inputs that nobody has searched for.
+    #[test]
+    fn a_peer_at_random(input in vec(any::<u8>(), 0..600)) {
+        fuzz::run(&input);
     }
 }
 
