@@ -21,13 +21,13 @@ enum Bound {
 use Bound::{AtLeast, AtMost};
 
 const GOALS: &[Goal] = &[
-    goal("bulk, 1 connection, of the chain", AtLeast(0.60), |f| {
+    goal("bulk, 1 connection, of the chain", AtLeast(0.80), |f| {
         ratio(f, "bulk_1", Chain)
     }),
     goal("bulk, 1 connection, of Envoy", AtLeast(1.3), |f| {
         ratio(f, "bulk_1", Envoy)
     }),
-    goal("bulk, 8 connections, of the chain", AtLeast(0.60), |f| {
+    goal("bulk, 8 connections, of the chain", AtLeast(0.75), |f| {
         ratio(f, "bulk_8", Chain)
     }),
     goal("bulk, 8 connections, of Envoy", AtLeast(1.3), |f| {
@@ -68,7 +68,7 @@ const GOALS: &[Goal] = &[
             Some(f.median("first_connection_p50_us", Ours)? / (next + 1.3 * handshake))
         },
     ),
-    goal("processor time a GiB, both daemons, s", AtMost(1.5), |f| {
+    goal("processor time a GiB, both daemons, s", AtMost(1.2), |f| {
         f.median("cpu_s_per_gib", Ours)
     }),
     goal(
