@@ -2,6 +2,7 @@
 //! what it does, starts no service, touches nothing that is already there.
 
 pub(crate) mod archive;
+pub(crate) mod cargo_deny;
 pub(crate) mod components;
 pub(crate) mod envoy;
 mod machine;

@@ -1,5 +1,5 @@
-//! House rules: short files, no paths of anybody's machine, licences in their
-//! places, nothing banned among the dependencies.
+//! House rules: short files, no paths of anybody's machine, our own licences in
+//! their places.
 
 use super::{Mistake, Repository};
 
@@ -10,7 +10,6 @@ pub(super) fn check(repository: &Repository, root: &str) -> Vec<Mistake> {
     let mut mistakes = lengths(repository);
     mistakes.extend(machine_paths(repository, root));
     mistakes.extend(licences(repository));
-    mistakes.extend(dependencies(repository));
     mistakes
 }
 
@@ -113,42 +112,6 @@ fn licences(repository: &Repository) -> Vec<Mistake> {
     mistakes
 }
 
-/// What cargo-deny would say of bans and sources, without it.
-fn dependencies(repository: &Repository) -> Vec<Mistake> {
-    let Some(rules) = repository.get("deny.toml") else {
-        return vec![Mistake::of("deny.toml", "is missing")];
-    };
-    let banned = rules
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("{ crate = \"")?.split('"').next());
-    let used = banned.filter(|name| repository.dependencies.contains(*name));
-    let mut mistakes: Vec<_> = used
-        .map(|name| {
-            Mistake::of(
-                "deny.toml",
-                format!("bans {name}, which `cargo tree --invert {name}` finds"),
-            )
-        })
-        .collect();
-    for (file, text) in repository.below("", "Cargo.lock") {
-        for (nth, line) in text.lines().enumerate() {
-            let source = line
-                .strip_prefix("source = \"")
-                .and_then(|rest| rest.strip_suffix('"'));
-            if let Some(source) = source
-                .filter(|source| *source != "registry+https://github.com/rust-lang/crates.io-index")
-            {
-                mistakes.push(Mistake::at(
-                    file,
-                    nth + 1,
-                    format!("{source} is not the registry"),
-                ));
-            }
-        }
-    }
-    mistakes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,23 +188,5 @@ mod tests {
                 files[nth].0
             );
         }
-    }
-
-    #[test]
-    fn sees_what_may_not_be_depended_on() {
-        let deny = "[bans]\ndeny = [\n    { crate = \"openssl\", use-instead = \"rustls\" },\n]\n";
-        let lock = "[[package]]\nname = \"openssl\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n[[package]]\nname = \"x\"\nsource = \"git+https://example.org/x\"\n";
-        let mut repository = Repository::of(&[("deny.toml", deny), ("Cargo.lock", lock)]);
-        // In the lock file as an option that nobody takes.
-        assert_eq!(
-            words(&dependencies(&repository)),
-            ["Cargo.lock:6: git+https://example.org/x is not the registry"]
-        );
-        repository.dependencies.insert("openssl".to_owned());
-        assert!(words(&dependencies(&repository))[0].starts_with("deny.toml:1: bans openssl"));
-        assert_eq!(
-            words(&dependencies(&Repository::default())),
-            ["deny.toml:1: is missing"]
-        );
     }
 }

@@ -1,16 +1,16 @@
 //! `cargo xtask tidy`: what the papers say of the code, and the house rules
 //! that no compiler holds.
 //!
-//! Every check is a function of the repository's text, so the tests break each
-//! rule in a repository of three lines and see the check say so.
+//! Every check but cargo-deny's is a function of the repository's text, so the
+//! tests break each rule in a repository of three lines and see the check say so.
 
 mod arrows;
+mod dependencies;
 mod docs;
 mod house;
-mod licences;
 mod rust;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -26,10 +26,6 @@ use crate::say;
 struct Repository {
     /// All text files by their path from the root, with `/` between components.
     files: BTreeMap<String, String>,
-    /// Names of all packages that are built here, of whatever use they are.
-    dependencies: BTreeSet<String>,
-    /// What each of them may be used under.
-    licences: BTreeSet<(String, String)>,
 }
 
 /// A rule that is broken, and where.
@@ -54,16 +50,7 @@ pub(crate) fn run() -> Result {
             mistakes.len()
         )));
     }
-    if command::find("cargo-deny").is_some() {
-        command::run(command::cargo().args([
-            "deny",
-            "--log-level=error",
-            "check",
-            "bans",
-            "licenses",
-            "sources",
-        ]))?;
-    }
+    dependencies::check()?;
     say::step("Tidy", &format!("{} files", repository.files.len()));
     Ok(())
 }
@@ -73,7 +60,6 @@ impl Repository {
         let mut mistakes = arrows::check(self);
         mistakes.extend(docs::check(self));
         mistakes.extend(house::check(self, root));
-        mistakes.extend(licences::check(self));
         mistakes
     }
 
@@ -102,33 +88,7 @@ impl Repository {
                 Err(error) => return Err(error).doing(format_args!("reading {name}")),
             }
         }
-        let mut tree = command::cargo();
-        tree.args([
-            "tree",
-            "--workspace",
-            "--locked",
-            "--edges=all",
-            "--prefix=none",
-            "--format={p}|{l}",
-        ]);
-        let tree = command::output(&mut tree)?;
-        let mut dependencies = BTreeSet::new();
-        let mut licences = BTreeSet::new();
-        for line in tree.lines() {
-            let name = line.split(' ').next().unwrap_or_default();
-            dependencies.insert(name.to_owned());
-            // Features have lines of their own, without.
-            if let Some((package, licence)) = line.split_once('|') {
-                let package = package.split(" (").next().unwrap_or_default();
-                let licence = licence.trim_end_matches(" (*)");
-                licences.insert((package.to_owned(), licence.to_owned()));
-            }
-        }
-        Ok(Self {
-            files,
-            dependencies,
-            licences,
-        })
+        Ok(Self { files })
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -154,10 +114,7 @@ impl Repository {
             .iter()
             .map(|&(name, text)| (name.to_owned(), text.to_owned()))
             .collect();
-        Self {
-            files,
-            ..Self::default()
-        }
+        Self { files }
     }
 }
 
