@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::node::{InstallError, Node, Origin, PluginError, Policies};
 use crate::reason::Reason;
-use crate::rights;
+use crate::rights::{self, Caller};
 use crate::tls::Judging;
 use crate::tunnel;
 use crate::worker::{self, Command, Setup};
@@ -216,7 +216,7 @@ fn give_up_rights() -> io::Result<()> {
         .iter()
         .find(|right| !rights::OF_THE_DAEMON.contains(right))
     {
-        None => Ok(()),
+        None => rights::refuse_calls(Caller::Daemon),
         Some(right) => Err(io::Error::other(format!("a thread still holds {right}"))),
     }
 }

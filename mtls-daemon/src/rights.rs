@@ -1,9 +1,14 @@
-//! The capabilities of this process, which it gives up as soon as it can.
+//! The capabilities of this process, and the system calls that it may make,
+//! which it gives up as soon as it can.
+
+mod seccomp;
 
 use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
+
+pub use seccomp::{Caller, refuse_calls};
 
 /// Of the process that reads what strangers send, once its programs are loaded.
 pub const OF_THE_DAEMON: [Capability; 5] = [

@@ -1,6 +1,7 @@
 //! The process that reads what strangers send cannot enter a network
 //! namespace, nor look into another process, in any of its threads; the helper
-//! that can has nothing else. Without the helper the daemon ends.
+//! that can has nothing else. Both are refused the system calls that they never
+//! need. Without the helper the daemon ends.
 
 use std::fs;
 use std::time::Duration;
@@ -15,6 +16,8 @@ const SYS_PTRACE: u64 = 1 << 19;
 const SYS_ADMIN: u64 = 1 << 21;
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
+/// As /proc has it.
+const FILTERED: &str = "2";
 
 #[test]
 fn own_rights() -> Result {
@@ -38,6 +41,7 @@ fn own_rights() -> Result {
                 )?;
             }
             ensure_eq(field(&status, "NoNewPrivs")?, "1", "no program gives more")?;
+            ensure_eq(field(&status, "Seccomp")?, FILTERED, "calls of a thread")?;
         }
         let status = fs::read_to_string(format!("/proc/{helper}/status"))
             .doing(|| "reading the helper's rights")?;
@@ -47,6 +51,7 @@ fn own_rights() -> Result {
             0,
             "more than the helper needs",
         )?;
+        ensure_eq(field(&status, "Seccomp")?, FILTERED, "calls of the helper")?;
 
         for family in Family::BOTH {
             ensure_eq(greet(&pair, family)?, String::new(), "traffic ends in")?;

@@ -25,7 +25,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::Kind;
 use crate::memory;
-use crate::rights;
+use crate::rights::{self, Caller};
 
 /// Everything that needs those two rights.
 #[derive(Clone, Copy)]
@@ -189,6 +189,7 @@ fn serve(daemon: &OwnedFd, parent: Pid) -> io::Result<()> {
         unsafe { signal(one, SigHandler::SigIgn) }?;
     }
     rights::keep(&rights::OF_THE_HELPER)?;
+    rights::refuse_calls(Caller::Helper)?;
     let mut request = [0; LONGEST];
     loop {
         if !is_asked(daemon, IDLE.into())? {
