@@ -4,6 +4,7 @@
 use crate::addr::{Endpoint, Ip, capture_endpoint};
 use crate::counters::Outcome;
 use crate::maps::{CAPTURE_V4, CAPTURE_V6, EXCLUDED, MESH, Netns, Socket};
+use crate::probe::Probe;
 
 /// What a decision may ask for. The hooks answer from the maps and the
 /// kernel's helpers, so a question that is not asked costs nothing.
@@ -24,8 +25,8 @@ pub trait Surroundings {
     }
     /// Whether the packet belongs to a connection of the node's prober, to a
     /// port that the workload has for it.
-    fn probed(&self, _cookie: u64, _port: u16) -> bool {
-        false
+    fn probed(&self, _cookie: u64, _port: u16) -> Option<Probe> {
+        None
     }
 }
 

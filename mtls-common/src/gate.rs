@@ -6,6 +6,7 @@ use crate::addr::{Endpoint, Ip};
 use crate::capture::{Route, Surroundings, route};
 use crate::counters::Outcome;
 use crate::maps::{EXCLUDED, Netns, NetworkKey, Socket};
+use crate::probe::Probe;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -100,8 +101,11 @@ pub fn syn_in(around: &impl Surroundings, from: Ip, port: u16) -> Gate {
     if around.networks(NetworkKey::NODE, from) & EXCLUDED != 0 {
         return Gate::Pass(Outcome::PassedExcluded);
     }
-    if around.probed(cookie, port) {
-        return Gate::Pass(Outcome::PassedProbe);
+    match around.probed(cookie, port) {
+        Some(Probe::Open) => return Gate::Pass(Outcome::PassedProbe),
+        // Whoever now has its addresses begins none.
+        Some(Probe::Ended) if !around.opens() => return Gate::Pass(Outcome::PassedProbe),
+        _ => {}
     }
     // The rest of a handshake whose SYN the application's listener had before
     // its workload became permissive: the kernel shows it with the listener.

@@ -2,6 +2,14 @@
 
 use crate::addr::{Endpoint, Ip};
 
+/// What is known of a connection of the node's prober.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    Open,
+    /// A moment ago: its last packets may still come.
+    Ended,
+}
+
 /// Key of `PROBES`: a connection of the node's prober, as its packets have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -16,7 +16,7 @@ use mtls_common::capture::Surroundings;
 use mtls_common::counters::{Hook, Outcome};
 use mtls_common::gate::{self, Gate, Loopback};
 use mtls_common::maps::{FlowKey, Netns, PortKey, Socket};
-use mtls_common::probe::ProbeKey;
+use mtls_common::probe::{Probe, ProbeKey};
 use mtls_common::reports::Event;
 use mtls_common::syn::{self, Held};
 use mtls_ebpf::context::{AF_INET6, IPPROTO_TCP, LOOPBACK, SOCK_RAW, socket_ends};
@@ -395,9 +395,11 @@ impl Surroundings for Packet<'_> {
     }
 
     #[inline(always)]
-    fn probed(&self, cookie: u64, port: u16) -> bool {
+    fn probed(&self, cookie: u64, port: u16) -> Option<Probe> {
         // The port that the socket listens at is the packet's.
-        facts::port_is(cookie, port, PortKey::PROBED)
-            && probe(self.ctx).is_some_and(|probe| facts::probed(cookie, &probe))
+        if !facts::port_is(cookie, port, PortKey::PROBED) {
+            return None;
+        }
+        facts::probed(cookie, &probe(self.ctx)?)
     }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::maps::{AddressKey, Answer, AnswerKey, Netns, NetworkKey, PortKey};
-use mtls_common::probe::ProbeKey;
+use mtls_common::probe::{Probe, ProbeKey};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release};
 
@@ -34,16 +34,18 @@ pub fn port_is(cookie: u64, port: u16, direction: u16) -> bool {
 
 /// The port first: few ports are meant for probes.
 #[inline(always)]
-pub fn probed(cookie: u64, probe: &ProbeKey) -> bool {
+pub fn probed(cookie: u64, probe: &ProbeKey) -> Option<Probe> {
     if !port_is(cookie, probe.target_port, PortKey::PROBED) {
-        return false;
+        return None;
     }
     // SAFETY: an aligned word; whichever value is read was written.
-    let Some(&ended) = (unsafe { PROBES.get(probe) }) else {
-        return false;
-    };
+    let ended = *unsafe { PROBES.get(probe) }?;
+    if ended == 0 {
+        return Some(Probe::Open);
+    }
     // SAFETY: a helper without arguments.
-    ended == 0 || unsafe { bpf_ktime_get_ns() }.saturating_sub(ended) < ProbeKey::LINGERS
+    let since = unsafe { bpf_ktime_get_ns() }.saturating_sub(ended);
+    (since < ProbeKey::LINGERS).then_some(Probe::Ended)
 }
 
 #[inline(always)]

@@ -111,6 +111,6 @@ impl Arriving for Maps {
 
     #[inline(always)]
     fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool {
-        facts::probed(cookie, probe)
+        facts::probed(cookie, probe).is_some()
     }
 }

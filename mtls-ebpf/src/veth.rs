@@ -114,6 +114,6 @@ impl Leaving for Sent<'_> {
 
     #[inline(always)]
     fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool {
-        facts::probed(cookie, probe)
+        facts::probed(cookie, probe).is_some()
     }
 }

@@ -3,7 +3,7 @@
 //! is nothing to carry.
 
 use mtls_tests::script::Step;
-use mtls_tests::{Family, Pair, Result, ensure, play};
+use mtls_tests::{AddressChecks, Family, Pair, Result, ensure, play};
 
 #[test]
 fn capture_address() -> Result {
@@ -23,14 +23,17 @@ fn capture_address() -> Result {
             return Err(mtls_tests::Error::Unexpected(captured.to_string()));
         };
 
-        let ended = pair.client.connect(at, script)?;
-        let told = matches!(ended.error(), "ECONNRESET" | "ECONNREFUSED");
-        ensure(told, || format!("dialling {at}: {ended:?}"))?;
+        for checks in AddressChecks::BOTH {
+            pair.check_addresses(checks)?;
+            let ended = pair.client.connect(at, script.clone())?;
+            let told = matches!(ended.error(), "ECONNRESET" | "ECONNREFUSED");
+            ensure(told, || format!("dialling {at}, {checks:?}: {ended:?}"))?;
+        }
         pair.clients_daemon()?.wait_for_metrics(
             "connections without a destination",
             |metrics| {
                 let reason = [("reason", "no_original_dst")];
-                metrics.count("mtls_connections_refused_total", &reason) >= 1
+                metrics.count("mtls_connections_refused_total", &reason) >= 2
             },
         )?;
         pair.ensure_private().map(drop)

@@ -50,6 +50,7 @@ mod disk_full;
 mod downgrade;
 mod exclusions;
 mod forged_packets;
+mod forged_probes;
 mod hostile_peer;
 mod listener_of_another_cgroup;
 mod outsiders;

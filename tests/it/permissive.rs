@@ -6,7 +6,9 @@ use mtls_tests::mesh::{Daemon, Metrics};
 use mtls_tests::player::Client;
 use mtls_tests::script::{Connect, Ended, Step};
 use mtls_tests::two_nodes;
-use mtls_tests::{Family, Mesh, Node, Pair, Plan, Pod, Result, Scene, ensure, ensure_eq, play};
+use mtls_tests::{
+    AddressChecks, Family, Mesh, Node, Pair, Plan, Pod, Result, Scene, ensure, ensure_eq, play,
+};
 
 const PORT: u16 = 8080;
 
@@ -253,10 +255,13 @@ fn listeners_dialled_directly() -> Result {
         let sockets = pair.server.netns().sockets()?;
         let listeners: Vec<_> = sockets.iter().filter(|socket| socket.listens).collect();
         ensure_eq(listeners.len(), 6, "the daemon's listeners")?;
-        for socket in listeners {
-            let at = std::net::SocketAddr::new(socket.local, socket.port);
-            let ended = pair.server.connect(at, hello())?;
-            ensure(!ended.is_well(), || format!("{at}: {ended:?}"))?;
+        for checks in AddressChecks::BOTH {
+            pair.check_addresses(checks)?;
+            for socket in &listeners {
+                let at = std::net::SocketAddr::new(socket.local, socket.port);
+                let ended = pair.server.connect(at, hello())?;
+                ensure(!ended.is_well(), || format!("{at}, {checks:?}: {ended:?}"))?;
+            }
         }
         let refused = |metrics: &Metrics, direction| {
             let labels = [("direction", direction), ("reason", "no_original_dst")];
@@ -264,7 +269,7 @@ fn listeners_dialled_directly() -> Result {
         };
         let daemon = pair.servers_daemon()?;
         daemon.wait_for_metrics("what was dialled directly", |metrics| {
-            refused(metrics, "outbound") == 2 && refused(metrics, "inbound") == 2
+            refused(metrics, "outbound") == 4 && refused(metrics, "inbound") == 4
         })?;
         Ok(())
     })

@@ -8,7 +8,7 @@ use std::fs;
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::error::Doing;
 use mtls_tests::script::Step;
-use mtls_tests::{Error, Family, Pair, Pod, Result, ensure, ensure_eq, play};
+use mtls_tests::{AddressChecks, Error, Family, Pair, Result, ensure, ensure_eq, play};
 
 /// Opens a connection with a trick, says a word, and tells what came of it:
 /// `well`, `silence`, or the name of the error.
@@ -58,32 +58,15 @@ const TRICKS: [(&str, &str); 13] = [
     ("device", "lo"),
 ];
 
-/// The kernel's checks of addresses, off: what CNI plugins and load balancers
-/// do to a node, and some pods inherit.
-pub(crate) fn switch_address_checks_off(pod: &Pod) -> Result {
-    for interface in ["all", "default", "lo", "eth0"] {
-        for (key, value) in [
-            ("route_localnet", "1"),
-            ("rp_filter", "0"),
-            ("accept_local", "1"),
-        ] {
-            pod.netns()
-                .sysctl(&format!("net/ipv4/conf/{interface}/{key}"), value)?;
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn spoofed_marks_users_and_routes() -> Result {
     play("spoofing", |scene| {
         let mut pair = Pair::start(scene)?;
         let mut server = pair.server.serve(8080, [Step::Echo])?;
         let mut told = 0;
-        for checks in ["on", "off"] {
-            if checks == "off" {
-                switch_address_checks_off(&pair.client)?;
-                switch_address_checks_off(&pair.server)?;
+        for checks in AddressChecks::BOTH {
+            pair.check_addresses(checks)?;
+            if checks == AddressChecks::Off {
                 // Routes that mark-based proxies need, and one for all addresses.
                 pair.client.netns().ip("rule add fwmark 1337 lookup 133\n\
                      route add local default dev lo table 133\n\
@@ -95,14 +78,14 @@ fn spoofed_marks_users_and_routes() -> Result {
                 for (trick, value) in TRICKS {
                     let value = number(value);
                     let said = attempt(&pair, family, 8080, trick, &value)?;
-                    let what = format!("{family:?}, {trick} {value}, checks {checks}: {said}");
+                    let what = format!("{family:?}, {trick} {value}, checks {checks:?}: {said}");
                     if said == "well" {
                         let seen = server.ended_well(1)?[0].peer.map(|peer| peer.ip());
                         ensure_eq(seen, Some(pair.client.address(family)), &what)?;
                         told += 1;
                     } else {
                         // Its own routes may lead nowhere.
-                        ensure(checks == "off", || what.clone())?;
+                        ensure(checks == AddressChecks::Off, || what.clone())?;
                     }
                     // Nobody listens there, and no trick changes that.
                     let said = attempt(&pair, family, 9, trick, &value)?;

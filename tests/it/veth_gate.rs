@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 
 use mtls_tests::forge::{self, Segment};
+use mtls_tests::mesh::Metrics;
 use mtls_tests::script::Step;
-use mtls_tests::{Family, Pair, Plan, Pod, Result, ensure, ensure_eq, play};
+use mtls_tests::{AddressChecks, Family, Pair, Plan, Pod, Result, ensure, ensure_eq, play};
 
 /// As the harness marks what must not be read on the wire.
 const SECRET: &[u8] = b"mtls-tests-plaintext-forged";
@@ -18,13 +19,20 @@ fn frames_of_a_packet_socket() -> Result {
         let mut pair = Pair::start(scene)?;
         wait_until_armed(&mut pair)?;
         let mut server = pair.server.serve(8080, [Step::Echo])?;
-        inject_all(&pair)?;
-        let dropped = [("hook", "veth"), ("outcome", "dropped")];
         let sent = frames(&pair)?.len() as u64;
-        pair.clients_daemon()?
-            .wait_for_metrics("frames at the gate", |metrics| {
-                metrics.count("mtls_hook_events_total", &dropped) >= sent
-            })?;
+        for checks in AddressChecks::BOTH {
+            pair.check_addresses(checks)?;
+            let dropped = |metrics: &Metrics| {
+                let labels = [("hook", "veth"), ("outcome", "dropped")];
+                metrics.count("mtls_hook_events_total", &labels)
+            };
+            let before = dropped(&pair.clients_daemon()?.metrics()?);
+            inject_all(&pair)?;
+            pair.clients_daemon()?
+                .wait_for_metrics("frames at the gate", |metrics| {
+                    dropped(metrics) >= before + sent
+                })?;
+        }
 
         let hello = [Step::Say("hi".into()), Step::Hear("hi".into())];
         for family in Family::BOTH {

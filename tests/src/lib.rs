@@ -12,6 +12,7 @@ pub mod programs;
 pub mod script;
 
 // What the kernel gives; everything is named after the run that owns it.
+pub mod address_checks;
 pub mod bpf;
 pub mod cgroup;
 pub mod mounts;
@@ -42,6 +43,7 @@ pub mod pair;
 #[cfg(test)]
 mod threats;
 
+pub use address_checks::AddressChecks;
 pub use error::{Doing, Error, Result, ensure, ensure_eq};
 pub use mesh::{Mesh, Plan};
 pub use node::{Family, Node, two_nodes};

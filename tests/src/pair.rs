@@ -1,6 +1,7 @@
 //! The usual cast: a client on one node, a server on the other, both in the
 //! mesh, and the wire between them under watch.
 
+use crate::address_checks::AddressChecks;
 use crate::capture::Report;
 use crate::error::{Result, ensure};
 use crate::mesh::{Daemon, Mesh, Plan, Position};
@@ -70,6 +71,13 @@ impl Pair {
     /// The daemon of the server's node.
     pub fn servers_daemon(&mut self) -> Result<&mut Daemon> {
         self.mesh.daemon(&self.b)
+    }
+
+    /// In both pods and on both nodes.
+    pub fn check_addresses(&self, checks: AddressChecks) -> Result {
+        let pods = [&self.client, &self.server].map(Pod::netns);
+        let nodes = [&self.a, &self.b].map(Node::netns);
+        checks.set(pods.into_iter().chain(nodes))
     }
 
     /// Says something to whoever echoes at a port of the server, over both

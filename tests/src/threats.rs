@@ -111,6 +111,15 @@ const CLAIMS: &[Row] = &[
         &["own_rights.rs#own_rights"],
         "Each thread's capabilities are looked at; a helper has the two that it takes.",
     ),
+    row(
+        "Nor can it start a program, make a namespace or a mount, or change the kernel.",
+        &[
+            "own_rights.rs#own_rights",
+            "mtls-daemon/tests/refused_calls.rs#the_daemon",
+            "mtls-daemon/tests/refused_calls.rs#the_helper",
+        ],
+        "EPERM from a filter on every thread, of the helper, too.",
+    ),
 ];
 
 /// In the order of the field's own list of cases.
@@ -343,8 +352,12 @@ const ATTACKS: &[Row] = &[
         "reset",
     ),
     row(
-        "Using the exemption of probes",
-        &["kernel/probes.rs#kernel_lets_the_nodes_prober_in"],
+        "Using the exemption of probes: another program of the node, another port, the node's address with the answers coming back, the very ports of the last probe",
+        &[
+            "forged_probes.rs#forged_probes",
+            "kernel/probes.rs#kernel_lets_the_nodes_prober_in",
+            "mtls-common/tests/decisions/gate.rs#the_probers_connections_come_in_and_none_after_them",
+        ],
         "known by the cgroup and the connection, not by an address: refused",
     ),
     row(
@@ -376,9 +389,12 @@ const ATTACKS: &[Row] = &[
         "stopped by the gate at the node's end of the veth (Linux 6.6)",
     ),
     row(
-        "Packets written by hand on the workload's bridge: loopback's addresses, its own, captured ones; checks of addresses off",
-        &["forged_packets.rs#forged_packets"],
-        "stopped by the ingress gate",
+        "Packets written by hand on the workload's bridge, or routed: loopback's addresses, its own, captured ones",
+        &[
+            "forged_packets.rs#forged_packets",
+            "forged_packets.rs#loopback_from_the_bridge",
+        ],
+        "stopped by the ingress gate, or reset with `no_original_dst`",
     ),
     row(
         "A listener that was made in another cgroup, and handed to the application",

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use mtls_common::addr::{Endpoint, Ip};
 use mtls_common::capture::{Answered, Connecting, Surroundings};
 use mtls_common::maps::{FlowKey, Instance, KINDS, Netns, NetworkKey, PortKey};
-use mtls_common::probe::ProbeKey;
+use mtls_common::probe::{Probe, ProbeKey};
 use mtls_common::steer::Arriving;
 
 pub(crate) const COOKIE: u64 = 7;
@@ -40,8 +40,8 @@ pub(crate) struct Around {
     pub(crate) captured: bool,
     /// The packet is a SYN.
     pub(crate) opens: bool,
-    /// The prober's connection is known, to this port.
-    pub(crate) probed: Option<u16>,
+    /// A connection of the prober is known, to this port.
+    pub(crate) probed: Option<(u16, Probe)>,
     pub(crate) asked: RefCell<Vec<&'static str>>,
 }
 
@@ -154,8 +154,9 @@ impl Surroundings for Around {
         self.opens
     }
 
-    fn probed(&self, cookie: u64, port: u16) -> bool {
-        cookie == COOKIE && self.probed == Some(port)
+    fn probed(&self, cookie: u64, port: u16) -> Option<Probe> {
+        let (probed, probe) = self.probed?;
+        (cookie == COOKIE && probed == port).then_some(probe)
     }
 }
 
@@ -207,6 +208,6 @@ impl Arriving for Around {
     }
 
     fn probed(&self, cookie: u64, probe: &ProbeKey) -> bool {
-        Surroundings::probed(self, cookie, probe.target_port)
+        Surroundings::probed(self, cookie, probe.target_port).is_some()
     }
 }

@@ -6,6 +6,7 @@ use mtls_common::gate::{
     Creation, Gate, Loopback, create, holds_tcp, syn_in, syn_on_loopback, syn_out,
 };
 use mtls_common::maps::{EXCLUDED, MESH, Netns, Socket};
+use mtls_common::probe::Probe;
 use proptest::prelude::*;
 
 use crate::around::{ACCOUNT, Around, COOKIE, Change, SLOTS, endpoint};
@@ -47,6 +48,21 @@ fn what_left_before_its_workload_became_permissive_leaves() {
     assert_eq!(inward(answer), Gate::Pass(Outcome::PassedPermissive));
     let strict: Change = |around| around.opens = false;
     assert_eq!(inward(strict), Gate::Drop(Outcome::Dropped));
+}
+
+#[test]
+fn the_probers_connections_come_in_and_none_after_them() {
+    let open: Change = |around| around.probed = Some((80, Probe::Open));
+    assert_eq!(inward(open), Gate::Pass(Outcome::PassedProbe));
+    let another: Change = |around| around.probed = Some((81, Probe::Open));
+    assert_eq!(inward(another), Gate::Drop(Outcome::Dropped));
+    let last_packets: Change = |around| {
+        around.probed = Some((80, Probe::Ended));
+        around.opens = false;
+    };
+    assert_eq!(inward(last_packets), Gate::Pass(Outcome::PassedProbe));
+    let again: Change = |around| around.probed = Some((80, Probe::Ended));
+    assert_eq!(inward(again), Gate::Drop(Outcome::Dropped));
 }
 
 /// A captured socket that has sent its SYN to where it was turned.

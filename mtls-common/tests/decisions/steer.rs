@@ -3,6 +3,7 @@ use mtls_common::maps::{
     CAPTURE_V4, CAPTURE_V6, EXCLUDED, Instance, KINDS, Netns, PLAIN_V4, PLAIN_V6, TUNNEL_V4,
     TUNNEL_V6,
 };
+use mtls_common::probe::Probe;
 use mtls_common::steer::{Steering, syn};
 use proptest::prelude::*;
 
@@ -78,7 +79,7 @@ fn a_ports_mode_goes_before_the_workloads() {
 
 #[test]
 fn a_probe_comes_in_at_the_port_that_is_meant_for_it() {
-    let around = Around::with(|around| around.probed = Some(8081));
+    let around = Around::with(|around| around.probed = Some((8081, Probe::Open)));
     assert_eq!(
         steer(&around, "10.0.0.254:41000", "10.0.0.1:8081"),
         Steering::Pass(Outcome::PassedProbe)

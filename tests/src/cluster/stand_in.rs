@@ -66,7 +66,10 @@ impl StandIn {
         manifest["apiVersion"] = "v1".into();
         manifest["kind"] = "Pod".into();
         manifest["spec"]["nodeName"] = self.node.name().into();
-        manifest["spec"]["containers"] = json!([{"name": "app", "image": "app"}]);
+        let containers = &mut manifest["spec"]["containers"];
+        if containers.is_null() {
+            *containers = json!([{"name": "app", "image": "app"}]);
+        }
         plane.apply(&manifest)?;
         let metadata = &manifest["metadata"];
         Ok((text(&metadata["namespace"]), text(&metadata["name"])))

@@ -19,10 +19,7 @@ pub(crate) fn ready() -> Result<PathBuf> {
     }
     say::step(
         "Building",
-        &format!(
-            "cargo-deny {VERSION} into {} (a minute)",
-            folder.display()
-        ),
+        &format!("cargo-deny {VERSION} into {} (a minute)", folder.display()),
     );
     let mut cargo = command::cargo();
     // Not optimised: that would take ten times what all its runs will.
