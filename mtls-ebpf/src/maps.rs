@@ -91,6 +91,6 @@ pub static COUNTERS: PerCpuArray<u64, { counters::COUNT as usize }> = PerCpuArra
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
 
-/// SYNs that the daemon has not heard of yet: room for some 3,800.
+/// SYNs that the daemon has not heard of yet: room for some 1,900.
 #[btf_map]
 pub static HELD: RingBuf<Held, { capacity::HELD }> = RingBuf::new();

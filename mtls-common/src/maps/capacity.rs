@@ -21,7 +21,7 @@ pub const VETHS: usize = 2 * NETNS;
 pub const REPORTED: usize = 4_096;
 /// Bytes.
 pub const EVENTS: usize = 128 * 1024;
-pub const HELD: usize = 512 * 1024;
+pub const HELD: usize = 256 * 1024;
 
 /// No map has more.
 pub const LARGEST: usize = CLIENT_NAMES;
