@@ -32,8 +32,6 @@ const SCRATCH: usize = 256 << 10;
 const OUT: usize = 208 << 10;
 /// When a loop without tunnels looks at its clock.
 const FAR: Duration = Duration::from_secs(24 * 3_600);
-/// A loop that only answers its own last words is as good as asleep.
-const FEW_EVENTS: usize = 2;
 
 /// What all tunnels and flows of a loop share.
 pub(super) struct Shared {
@@ -209,29 +207,6 @@ impl Inner {
     }
 
     fn turn(
-        &self,
-        events: &mut [EpollEvent; BATCH],
-        ready: bool,
-        timer: bool,
-    ) -> io::Result<Turned> {
-        let spin = self.state.borrow().shared.settings.spin;
-        let mut turned = self.turn_once(events, ready, timer)?;
-        let Some(spin) = spin else { return Ok(turned) };
-        let until = Instant::now() + spin;
-        // With few events the thread would sleep next, and waking it costs
-        // more than looking again. Bounded in count too: a test's clock may
-        // stand still.
-        for _ in 0..1_000 {
-            if turned.more || turned.fetched > FEW_EVENTS || Instant::now() >= until {
-                break;
-            }
-            std::thread::yield_now();
-            turned = self.turn_once(events, true, false)?;
-        }
-        Ok(turned)
-    }
-
-    fn turn_once(
         &self,
         events: &mut [EpollEvent; BATCH],
         ready: bool,

@@ -27,9 +27,6 @@ pub struct Settings {
     pub ping_after: Duration,
     /// And is given up when none came for this long.
     pub ping_timeout: Duration,
-    /// How long a thread with little to do looks for the next event before it
-    /// sleeps: halves the latency of one connection at the price of a core.
-    pub spin: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -44,7 +41,6 @@ impl Default for Settings {
             connection_window: 32 << 20,
             ping_after: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
-            spin: None,
         }
     }
 }
