@@ -1,7 +1,8 @@
 //! Starting other programs, with their names in what goes wrong.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use crate::failure::{Failure, Result, While};
 use crate::places;
@@ -20,6 +21,32 @@ pub(crate) fn run(command: &mut Command) -> Result {
         .stdin(Stdio::null())
         .status()
         .doing(format_args!("starting {name}"))?;
+    ended(&name, status)
+}
+
+/// The same, and `hear` gets each line of its standard output, too.
+pub(crate) fn run_heard(command: &mut Command, mut hear: impl FnMut(&str)) -> Result {
+    let name = name(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .doing(format_args!("starting {name}"))?;
+    let mut line = Vec::new();
+    if let Some(mut said) = child.stdout.take().map(BufReader::new) {
+        let mut ours = std::io::stdout();
+        while said.read_until(b'\n', &mut line).doing(&name)? > 0 {
+            ours.write_all(&line)
+                .and_then(|()| ours.flush())
+                .doing("writing to our own output")?;
+            hear(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    }
+    ended(&name, child.wait().doing(&name)?)
+}
+
+fn ended(name: &str, status: ExitStatus) -> Result {
     if status.success() {
         Ok(())
     } else {

@@ -38,7 +38,9 @@ usage: cargo xtask COMMAND
   demo [--keep] [--sabotage wrong-root] | --stop
                      two virtual nodes, real programs, and what is measured of them (root)
   demo --kubernetes  the same in a cluster, with the daemon installed by its chart (root)
-  test [FILTER..]    unit and property tests, then the stories with real programs (root)
+  test [--record FILE] [FILTER..]
+                     unit and property tests, then the stories with real programs (root); all
+                     that docs/security.md names have to be among those that passed
   bench [--quick] [--peer NAME..] [--only FAMILY..] [--json FILE] | --help
                      what the way through two daemons costs, beside plain TCP and others (root)
   kernels [VERSION..] [-- STORY..]

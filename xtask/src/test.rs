@@ -1,17 +1,26 @@
 //! `cargo xtask test`: unit and property tests, then the stories that run the
 //! real kernel programs, daemons and applications in network namespaces.
 
+mod results;
+
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::build::{self, Profile};
 use crate::command;
-use crate::failure::{Result, While};
+use crate::failure::{Failure, Result, While};
 use crate::setup::{self, Need, components, envoy};
+use results::Results;
 
-/// `words`: filters, and then whatever else `cargo test` takes.
+/// `words`: where to write what a whole run says of the claims, filters, and
+/// then whatever else `cargo test` takes.
 pub(crate) fn run(words: &[&str]) -> Result {
+    let (record, words) = match words {
+        ["--record", file, rest @ ..] => (Some(Path::new(file)), rest),
+        _ => (None, words),
+    };
     setup::run(&[
         Need::Build,
         Need::Kernel,
@@ -45,7 +54,15 @@ pub(crate) fn run(words: &[&str]) -> Result {
         .env("MTLS_TEST_ISTIO", cluster.istio)
         .env("MTLS_TEST_CERT_MANAGER", cluster.cert_manager)
         .env("MTLS_TEST_CONTAINER_RUNTIME", cluster.container_runtime);
-    command::run(&mut cargo)?;
+    let mut results = Results::default();
+    command::run_heard(&mut cargo, |line| results.hear(line))?;
+    if filters.is_empty() && options.is_empty() {
+        results.judge(record)?;
+    } else if record.is_some() {
+        return Err(Failure::new(
+            "--record takes a run of all tests, without filters",
+        ));
+    }
     // No namespace, mount, pin, cgroup, process or folder of a test stays.
     command::run(Command::new(app).arg("--leftovers"))
 }
