@@ -36,9 +36,11 @@ impl Openssl {
 }
 
 impl Openssl {
-    /// Types a line into it.
+    /// Types a line into it, in one write: what it reads apart it takes apart.
     fn hears(&mut self, line: &str) {
-        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let line = format!("{line}\n");
+        let stdin = self.0.stdin.as_mut().unwrap();
+        stdin.write_all(line.as_bytes()).unwrap();
     }
 
     /// Waits until it ends by itself.
