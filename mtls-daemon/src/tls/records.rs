@@ -226,6 +226,8 @@ impl Records {
     pub fn send(&mut self, plain: &mut [u8], last: bool, socket: &TcpStream) -> io::Result<usize> {
         let waited = !self.unsent.is_empty();
         self.write_unsent(socket)?;
+        // What a batch leaves over has found the socket full just now.
+        let mut queued = last || self.owes_update;
         if self.owes_update {
             self.change_key().map_err(io::Error::other)?;
         }
@@ -233,6 +235,7 @@ impl Records {
             // One more for the notice of the change, one for the last words.
             if self.sealing.used() + BATCH as u64 + 2 > self.records_per_key {
                 self.change_key().map_err(io::Error::other)?;
+                queued = true;
             }
             self.send_batch(batch, socket)?;
         }
@@ -242,7 +245,9 @@ impl Records {
             self.queue(ContentType::Alert, &alert)
                 .map_err(io::Error::other)?;
         }
-        self.write_unsent(socket)?;
+        if queued {
+            self.write_unsent(socket)?;
+        }
         if waited && self.unsent.is_empty() {
             // It was large, and is rarely needed.
             self.unsent = Vec::new();

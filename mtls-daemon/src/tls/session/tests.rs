@@ -134,7 +134,7 @@ fn both_ends_export_what_the_library_exports() {
     }
 }
 
-/// A flight that comes a byte at a time, and one that ends in the middle.
+/// Every flight comes a byte at a time.
 #[test]
 fn messages_come_in_any_pieces() {
     on_runtime(async {
