@@ -1,12 +1,15 @@
-//! kill -9 of either daemon in the middle of transfers: cut streams end in a
+//! kill -9 of either daemon in the middle of transfers, by hand or by the kernel
+//! when there is no memory: cut streams end in a
 //! reset and never in a bare end, new connections are refused at once, not one
 //! byte is in clear, and traffic is back within two seconds of the restart.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use mtls_tests::deadline::Stopwatch;
+use mtls_tests::deadline::{PATIENCE, Stopwatch};
+use mtls_tests::mesh::Daemon;
 use mtls_tests::script::{Connect, Step};
-use mtls_tests::{Family, Node, Pair, Result, ensure, ensure_eq, play};
+use mtls_tests::{Family, Node, Pair, Pod, Result, ensure, ensure_eq, play};
 
 #[test]
 fn clients_daemon_killed() -> Result {
@@ -14,7 +17,7 @@ fn clients_daemon_killed() -> Result {
         let mut pair = Pair::start(scene)?;
         let node = pair.a.clone();
         for family in Family::BOTH {
-            cut_and_come_back(&mut pair, &node, family)?;
+            cut_and_come_back(&mut pair, &node, family, |daemon, _, _| daemon.kill())?;
         }
         pair.ensure_private().map(drop)
     })
@@ -26,13 +29,44 @@ fn servers_daemon_killed() -> Result {
         let mut pair = Pair::start(scene)?;
         let node = pair.b.clone();
         for family in Family::BOTH {
-            cut_and_come_back(&mut pair, &node, family)?;
+            cut_and_come_back(&mut pair, &node, family, |daemon, _, _| daemon.kill())?;
         }
         pair.ensure_private().map(drop)
     })
 }
 
-fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
+/// The kernel kills it for its memory, at whatever it is doing then; the helper
+/// that shares its limit may be the first.
+#[test]
+fn out_of_memory() -> Result {
+    play("out-of-memory", |scene| {
+        let mut pair = Pair::start(scene)?;
+        let node = pair.a.clone();
+        for family in Family::BOTH {
+            cut_and_come_back(&mut pair, &node, family, |daemon, client, crowd| {
+                daemon.limit_memory(Some(MORE))?;
+                let task = Connect::to(crowd, [Step::Hold]).many(3000, 1000);
+                let _crowd = client.connect_as(task)?;
+                let signal = daemon.ended_by(PATIENCE)?;
+                ensure(matches!(signal, None | Some(libc::SIGKILL)), || {
+                    format!("ended by {signal:?}")
+                })?;
+                daemon.limit_memory(None)
+            })?;
+        }
+        pair.ensure_private().map(drop)
+    })
+}
+
+/// Not enough for the crowd.
+const MORE: u64 = 1 << 20;
+
+fn cut_and_come_back(
+    pair: &mut Pair,
+    killed: &Node,
+    family: Family,
+    end: impl FnOnce(&mut Daemon, &Pod, SocketAddr) -> Result,
+) -> Result {
     // A download whose length nobody announced, and an upload.
     let _endless = pair.server.serve(
         8081,
@@ -82,7 +116,12 @@ fn cut_and_come_back(pair: &mut Pair, killed: &Node, family: Family) -> Result {
 
     downloading.go()?;
     uploading.go()?;
-    pair.mesh.daemon(killed)?.kill()?;
+    let _crowd = pair.server.serve(8084, [Step::Hold])?;
+    end(
+        pair.mesh.daemon(killed)?,
+        &pair.client,
+        pair.server.at(family, 8084),
+    )?;
 
     let cut = downloading.ended()?;
     ensure_eq(cut.error(), "ECONNRESET", "the download ends in")?;

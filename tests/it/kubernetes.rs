@@ -237,7 +237,7 @@ pub(crate) fn pod(namespace: &str, name: &str, account: &str) -> Value {
 }
 
 /// That somebody is known to be there, as whom.
-fn wait_until_saved(node: &Node, peer: &Kubepod) -> Result {
+pub(crate) fn wait_until_saved(node: &Node, peer: &Kubepod) -> Result {
     let known = format!("\"{}\":{{\"Workload\"", peer.pod.address(Family::V4));
     wait_for(
         Deadline::default(),
@@ -265,12 +265,12 @@ fn move_file(from: &Path, to: &Path) -> Result {
     fs::rename(from, to).doing(|| format!("moving {}", from.display()))
 }
 
-fn one_connection(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
+pub(crate) fn one_connection(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
     from.pod.connect(to, [Step::Hear(who.into())])
 }
 
 /// Sooner or later: news take their time.
-fn answers(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
+pub(crate) fn answers(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
     wait_for(
         Deadline::default(),
         || format!("{who} to answer at {to}"),
@@ -278,7 +278,7 @@ fn answers(from: &Kubepod, to: SocketAddr, who: &str) -> Result<Ended> {
     )
 }
 
-fn refused(from: &Kubepod, to: SocketAddr, who: &str) -> Result {
+pub(crate) fn refused(from: &Kubepod, to: SocketAddr, who: &str) -> Result {
     let ended = one_connection(from, to, who)?;
     ensure(!ended.is_well() && ended.received == 0, || {
         format!("{to} should refuse: {ended:?}")

@@ -215,7 +215,7 @@ fn ports_turn_strict() -> Result {
         };
         let (mut first, mut second) = (hold(8080)?, hold(8081)?);
 
-        put_in_force(&mut mesh, &b, plan("permissive", &[]))?;
+        put_in_force(&mut mesh, &b, |_| plan("permissive", &[]))?;
         mesh.daemon(&b)?
             .wait_for_metrics("the workload to be served", |metrics| {
                 metrics.count("mtls_workloads", &[("state", "ready")]) == 1
@@ -225,11 +225,11 @@ fn ports_turn_strict() -> Result {
             held.go()?;
             held.held()?;
         }
-        put_in_force(&mut mesh, &b, plan("permissive", &[8080]))?;
+        put_in_force(&mut mesh, &b, |_| plan("permissive", &[8080]))?;
         cut(&mut first)?;
         second.go()?;
         second.held()?;
-        put_in_force(&mut mesh, &b, plan("permissive", &[8080, 8081]))?;
+        put_in_force(&mut mesh, &b, |_| plan("permissive", &[8080, 8081]))?;
         cut(&mut second)
     })
 }
@@ -316,7 +316,8 @@ impl Cast {
     fn reload_server(&mut self, policies: &str) -> Result {
         let sections = peer(&self.legacy) + policies;
         let new = plan(&self.client, &self.server, &self.legacy, self.mode);
-        put_in_force(&mut self.mesh, &self.b, new.append(&self.b, &sections))
+        let new = new.append(&self.b, &sections);
+        put_in_force(&mut self.mesh, &self.b, |_| new)
     }
 
     /// An open connection to the server, that does something later.
@@ -329,8 +330,13 @@ impl Cast {
     }
 }
 
-fn put_in_force(mesh: &mut Mesh, node: &Node, plan: Plan) -> Result {
-    mesh.replan(|_| plan)?;
+/// Changes the plan, and waits until the node's daemon has taken it.
+pub(crate) fn put_in_force(
+    mesh: &mut Mesh,
+    node: &Node,
+    change: impl FnOnce(Plan) -> Plan,
+) -> Result {
+    mesh.replan(change)?;
     let daemon = mesh.daemon(node)?;
     let reloads =
         |metrics: &Metrics| metrics.count("mtls_config_reloads_total", &[("result", "ok")]);

@@ -182,7 +182,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Of each node.
-fn renewals(mesh: &mut Mesh, result: &str) -> Result<Vec<u64>> {
+pub(super) fn renewals(mesh: &mut Mesh, result: &str) -> Result<Vec<u64>> {
     let labels = [("result", result)];
     let count = |daemon: &mut Daemon| {
         let metrics = daemon.metrics()?;
@@ -192,7 +192,11 @@ fn renewals(mesh: &mut Mesh, result: &str) -> Result<Vec<u64>> {
 }
 
 /// Of the node's one workload.
-fn wait_for_error(mesh: &mut Mesh, node: &Node, is_it: impl Fn(Option<&str>) -> bool) -> Result {
+pub(super) fn wait_for_error(
+    mesh: &mut Mesh,
+    node: &Node,
+    is_it: impl Fn(Option<&str>) -> bool,
+) -> Result {
     let daemon = mesh.daemon(node)?;
     let mut last = Value::Null;
     let seen = wait_for(

@@ -73,6 +73,53 @@ impl Cgroup {
         Ok(())
     }
 
+    /// What runs in it now may take so much more memory and no more, in bytes;
+    /// `None` lifts that. What it has taken elsewhere does not count.
+    pub fn limit_memory(&self, more: Option<u64>) -> Result {
+        let (folder, usage, limit, none) = match old_hierarchy_of("memory")? {
+            Some(hierarchy) => {
+                make_twins(self)?;
+                let folder = hierarchy.join(self.below_mount()?);
+                for pid in self.processes() {
+                    let procs = folder.join("cgroup.procs");
+                    fs::write(&procs, pid.to_string())
+                        .doing(|| format!("writing {}", procs.display()))?;
+                }
+                (
+                    folder,
+                    "memory.usage_in_bytes",
+                    "memory.limit_in_bytes",
+                    "-1",
+                )
+            }
+            None => {
+                self.delegate()?;
+                (self.path.clone(), "memory.current", "memory.max", "max")
+            }
+        };
+        let limit = folder.join(limit);
+        let text = match more {
+            None => none.to_owned(),
+            Some(more) => {
+                let usage = folder.join(usage);
+                let text =
+                    fs::read_to_string(&usage).doing(|| format!("reading {}", usage.display()))?;
+                let usage: u64 = text.trim().parse().map_err(|error| Error::Unreadable {
+                    what: format!("{}: {text}", usage.display()),
+                    why: format!("{error}"),
+                })?;
+                (usage + more).to_string()
+            }
+        };
+        fs::write(&limit, text).doing(|| format!("writing {}", limit.display()))
+    }
+
+    /// Its path from the mount point on.
+    fn below_mount(&self) -> Result<&Path> {
+        let below = self.path.strip_prefix(mount_point()?);
+        below.map_err(|error| Error::Unexpected(error.to_string()))
+    }
+
     /// Removes it, with everything in it, and makes it again: for the daemon
     /// that is a new cgroup under the old name.
     pub fn remake(&self) -> Result {
@@ -92,8 +139,7 @@ impl Drop for Cgroup {
 /// Makes cgroups of the same name in the hierarchies of cgroup v1, where a
 /// kubelet and its runtime keep limits. They go with the scene.
 pub(crate) fn make_twins(cgroup: &Cgroup) -> Result {
-    let below = cgroup.path().strip_prefix(mount_point()?);
-    let below = below.map_err(|error| Error::Unexpected(error.to_string()))?;
+    let below = cgroup.below_mount()?;
     for mut folder in old_hierarchies()? {
         for part in below {
             let above = folder.clone();
@@ -138,6 +184,15 @@ pub(crate) fn remove_old(folder: &Path) -> Result {
             Err(error) => Err(error).doing(|| format!("removing {}", folder.display())),
         },
     )
+}
+
+/// The one of cgroup v1 that limits this, if one does.
+fn old_hierarchy_of(controller: &str) -> Result<Option<PathBuf>> {
+    let mut hierarchies = old_hierarchies()?.into_iter();
+    Ok(hierarchies.find(|folder| {
+        let names = folder.file_name().unwrap_or_default().to_string_lossy();
+        names.split(',').any(|name| name == controller)
+    }))
 }
 
 /// Mount points of cgroup v1.

@@ -277,6 +277,16 @@ impl Process {
         kill(self.own_pid(), signal).doing(|| format!("sending {signal} to {}", self.command))
     }
 
+    /// Stops it where it is: what waits for it hears nothing, its sockets stay
+    /// open, and the kernel goes on to accept at them.
+    pub fn freeze(&self) -> Result {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub fn thaw(&self) -> Result {
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Kills it with its process group and waits for its end.
     pub fn kill(&mut self) -> Result {
         // It may have ended by itself; the wait below tells.

@@ -152,6 +152,7 @@ fn postgresql_folders() -> Vec<PathBuf> {
 fn package_of(program: &str) -> &'static str {
     match program {
         "ip" => "iproute2",
+        "nft" => "nftables",
         "nginx" => "nginx-light",
         "curl" => "curl",
         "redis-server" => "redis-server",

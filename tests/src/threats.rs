@@ -128,6 +128,7 @@ const ATTACKS: &[Row] = &[
         "Plaintext to a strict workload, from a pod, the host, a port of the node",
         &[
             "outsiders.rs#outsiders",
+            "host_ports.rs#host_ports",
             "kernel/inbound.rs#kernel_refuses_plain_text_from_outside",
             "cluster.rs#cluster",
         ],

@@ -118,6 +118,12 @@ impl OpenBao {
         }
     }
 
+    /// The running server.
+    pub fn process(&self) -> Result<&Process> {
+        let process = self.process.as_ref();
+        process.ok_or_else(|| Error::Unexpected("OpenBao does not run".into()))
+    }
+
     pub fn url(&self) -> String {
         format!("https://{}:{PORT}", self.node.address(Family::V4))
     }

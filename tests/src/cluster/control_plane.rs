@@ -233,6 +233,12 @@ impl ControlPlane {
         }
     }
 
+    /// The running API server.
+    pub fn api_server(&self) -> Result<&Process> {
+        let process = self.api_server.as_ref();
+        process.ok_or_else(|| Error::Unexpected("the API server does not run".into()))
+    }
+
     pub fn start_api_server(&mut self) -> Result {
         let mut process = start_api_server(&self.node, &self.cgroup, &self.folder)?;
         wait_until_ready(&self.node, &self.folder, &mut process)?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -209,6 +210,18 @@ impl Daemon {
             Some(mut process) => process.kill(),
             None => Ok(()),
         }
+    }
+
+    /// Lets it take so many bytes of memory more than it has now.
+    pub fn limit_memory(&self, more: Option<u64>) -> Result {
+        self.cgroup.limit_memory(more)
+    }
+
+    /// Waits until it has ended, not by itself.
+    pub fn ended_by(&mut self, within: Duration) -> Result<Option<i32>> {
+        let status = self.process()?.wait(Deadline::after(within))?;
+        self.process = None;
+        Ok(status.signal())
     }
 
     /// SIGTERM: drains, and ends within `within`.

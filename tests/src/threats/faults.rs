@@ -12,6 +12,11 @@ pub(super) const FAULTS: &[Row] = &[
         "resets; traffic again as soon as it runs",
     ),
     row(
+        "No memory: the kernel kills the daemon, or its helper, at whatever it is doing",
+        &["daemon_killed.rs#out_of_memory"],
+        "resets; traffic again as soon as it runs",
+    ),
+    row(
         "The helper that enters network namespaces is killed",
         &["own_rights.rs#own_rights"],
         "the daemon ends at once and says so; refused until the next one runs",
@@ -35,6 +40,11 @@ pub(super) const FAULTS: &[Row] = &[
         "The issuer ends",
         &["issuer_ended.rs#issuer_ended"],
         "refuses, alarms, recovers with the next",
+    ),
+    row(
+        "The issuer is slow, or says nothing at all",
+        &["slow_issuer.rs#slow_issuer"],
+        "slow: nobody notices; nothing for longer than certificates live: told, refuses, recovers when it speaks",
     ),
     row(
         "The clock steps",
@@ -114,5 +124,10 @@ pub(super) const FAULTS: &[Row] = &[
             "kubernetes_outside.rs#kubernetes_outside",
         ],
         "what is known goes on",
+    ),
+    row(
+        "The Kubernetes API server takes connections and says nothing",
+        &["stuck_directory.rs#stuck_directory"],
+        "what is known goes on, also in a daemon that starts then; what is not is refused within a limit",
     ),
 ];

@@ -55,6 +55,8 @@ pub(crate) const APPS: &[Package] = &[
     service("iperf3", "iperf3", "iperf3.service"),
     // A clock of a daemon's own.
     file("libfaketime", "lib/*/faketime/libfaketimeMT.so.1"),
+    // What leads ports of a node into its pods.
+    service("nftables", "nft", "nftables.service"),
     service("nginx-light", "nginx", "nginx.service"),
     Package {
         name: "postgresql",

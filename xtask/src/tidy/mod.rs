@@ -9,6 +9,7 @@ mod dependencies;
 mod docs;
 mod house;
 mod rust;
+mod unsafe_code;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,6 +61,7 @@ impl Repository {
         let mut mistakes = arrows::check(self);
         mistakes.extend(docs::check(self));
         mistakes.extend(house::check(self, root));
+        mistakes.extend(unsafe_code::check(self));
         mistakes
     }
 

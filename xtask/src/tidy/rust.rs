@@ -176,6 +176,18 @@ pub(super) fn declares(text: &str, name: &str) -> bool {
     )
 }
 
+/// How often the file says `unsafe`, but for attributes, which are checked where
+/// they stand.
+pub(super) fn unsafe_places(text: &str) -> usize {
+    let tokens = tokens(text);
+    let all = tokens.iter().enumerate();
+    all.filter(|(at, token)| {
+        let before = at.checked_sub(1).map(|before| &tokens[before].kind);
+        matches!(token.kind, Kind::Word("unsafe")) && !matches!(before, Some(Kind::Mark('[')))
+    })
+    .count()
+}
+
 struct Token<'a> {
     kind: Kind<'a>,
     line: usize,
@@ -344,6 +356,12 @@ mod tests {
         let found = references("\n/*\n*/ \"\n\"\nuse crate::{\n  a,\n  b::c,\n};", &["m"]);
         let lines: Vec<_> = found.iter().map(|reference| reference.line).collect();
         assert_eq!(lines, [6, 7]);
+    }
+
+    #[test]
+    fn counts_unsafe_code_and_no_talk_of_it() {
+        let text = "#![deny(unsafe_code)] // unsafe\n#[unsafe(no_mangle)]\nunsafe fn f() { unsafe { g() } }\nunsafe impl S for T {} \"unsafe\"";
+        assert_eq!(unsafe_places(text), 3);
     }
 
     #[test]
