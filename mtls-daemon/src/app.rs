@@ -176,36 +176,49 @@ async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
         phase: RefCell::new(Phase::Starting),
         pins_error: RefCell::default(),
         plugin: RefCell::default(),
+        leaving: RefCell::default(),
     });
     admin::serve(Rc::clone(&node), metrics, heartbeats, listen).await?;
     if let Some(cluster) = &mut cluster {
         // Pods that run already had better be known before the hooks are.
-        let known = cluster.wait_for(|snapshot| snapshot.is_whole);
+        let known = cluster.wait_for(|snapshot| snapshot.is_enough());
         let _ = timeout(FIRST_NEWS, known).await;
         (node.cluster).replace(Some(Arc::clone(&cluster.borrow_and_update())));
     }
+    node.metrics.config_loaded(node.clock.now());
+    node.heed_own();
+    let begun = match node.is_leaving() {
+        true => Ok(()),
+        false => begin(&node, config).await,
+    };
+    let outcome = match begun {
+        Ok(()) => serve(&node, events, cluster, ended).await,
+        Err(error) => Err(error),
+    };
+    // Without its helper it can dial nobody: the next daemon had better come
+    // soon.
+    if !matches!(outcome, Err(AppError::HelperEnded)) {
+        node.leave_plugin().await;
+        let limit = match node.is_asked_back() {
+            // What is not enforced meanwhile had better be soon.
+            true => Duration::ZERO,
+            false => node.config.borrow().limits.drain,
+        };
+        drain(&node, limit).await;
+    }
+    outcome
+}
+
+/// Puts everything in its place, and attaches.
+async fn begin(node: &Rc<Node>, config: Config) -> Result<(), AppError> {
     node.install(config)?;
     // Last: from here on enrolled connections come to us, and all that they
     // meet is in place.
     node.kernel.borrow_mut().attach()?;
     node.enter(Phase::Serving);
     node.cut_earlier_connections();
-    node.metrics.config_loaded(node.clock.now());
     tracing::info!("serving");
-    let opened = node.install_plugin().await;
-
-    let outcome = match opened {
-        Ok(()) => serve(&node, events, cluster, ended).await,
-        Err(error) => Err(error.into()),
-    };
-    // Without its helper it can dial nobody: the next daemon had better come
-    // soon.
-    if !matches!(outcome, Err(AppError::HelperEnded)) {
-        node.leave_plugin().await;
-        let limit = node.config.borrow().limits.drain;
-        drain(&node, limit).await;
-    }
-    outcome
+    Ok(node.install_plugin().await?)
 }
 
 /// What entering network namespaces takes is with the helper from here on.
@@ -248,7 +261,13 @@ async fn serve(
             _ = look.tick() => node.look(),
             _ = tidy.tick() => memory.look(),
             event = events.next() => node.heed(&event),
-            snapshot = news_of(&mut cluster) => node.follow_cluster(snapshot),
+            snapshot = news_of(&mut cluster) => {
+                node.follow_cluster(snapshot);
+                if node.is_asked_back() {
+                    node.come_back();
+                    return Ok(());
+                }
+            }
             Some(error) = ended.recv() => return Err(AppError::WorkerEnded(error)),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
-use mtls_tests::{Error, Node, Result, ensure, ensure_eq, play, two_nodes};
+use mtls_tests::{Node, Result, ensure, ensure_eq, play, two_nodes};
 use serde_json::{Value, json};
 
 /// So long news may take on a busy machine.
@@ -55,7 +55,7 @@ fn cluster() -> Result {
             Deadline::after(POD),
             || "answers from both nodes",
             || {
-                heard.insert(ask(&plane, "shop", "deploy/client", SERVICE)?);
+                heard.insert(plane.ask("shop", "deploy/client", SERVICE)?);
                 Ok((heard.len() == 2).then_some(()))
             },
         )?;
@@ -97,10 +97,10 @@ fn cluster() -> Result {
         plane.wait("shop", "job/at-once", "Complete")?;
 
         // Nobody comes in in clear, and nobody without an identity is reached.
-        let web = address(&plane, "shop", "app=web", &b)?;
-        let stranger = address(&plane, "other", "", &a)?;
-        refused(&plane, "other", "stranger", &web)?;
-        refused(&plane, "shop", "deploy/client", &stranger)?;
+        let web = url(&plane.address("shop", "app=web", &b)?);
+        let stranger = url(&plane.address("other", "", &a)?);
+        plane.refuses("other", "stranger", &web)?;
+        plane.refuses("shop", "deploy/client", &stranger)?;
         wire.finish()?.ensure_only_tls()?;
 
         // The trust bundle is a ConfigMap's, and follows it.
@@ -118,7 +118,7 @@ fn cluster() -> Result {
                 },
             )?;
         }
-        ask(&plane, "shop", "deploy/client", SERVICE)?;
+        plane.ask("shop", "deploy/client", SERVICE)?;
 
         // The operator's own ways into a pod.
         let log = plane.kubectl(&["logs", "-n", "shop", "deploy/web"])?;
@@ -133,13 +133,13 @@ fn cluster() -> Result {
         wait_for(
             Deadline::after(POD),
             || "an answer after the kubelets' restart",
-            || Ok(ask(&plane, "shop", "deploy/client", SERVICE).ok()),
+            || Ok(plane.ask("shop", "deploy/client", SERVICE).ok()),
         )?;
 
         pods_wait_for_a_daemon(&plane, &daemons)?;
 
         // Without daemons nobody gets in, but for the kubelets' probes.
-        daemons.uninstall()?;
+        daemons.uninstall_without_hooks()?;
         for worker in &workers {
             ensure_eq(
                 worker.network_plugins()?,
@@ -147,8 +147,8 @@ fn cluster() -> Result {
                 "what an uninstalled daemon leaves behind",
             )?;
         }
-        refused(&plane, "other", "stranger", &web)?;
-        refuses(&plane, "shop", "deploy/client", SERVICE)?;
+        plane.refuses("other", "stranger", &web)?;
+        plane.refuses("shop", "deploy/client", SERVICE)?;
         let before = probes(&plane)?;
         wait_for(
             Deadline::after(POD),
@@ -259,38 +259,6 @@ fn forwarded(node: &Node, plane: &ControlPlane) -> Result {
     })
 }
 
-/// What a web server tells a pod.
-fn ask(plane: &ControlPlane, namespace: &str, from: &str, url: &str) -> Result<String> {
-    let words = [
-        "exec", "-n", namespace, from, "--", "timeout", "5", "wget", "-qO-", url,
-    ];
-    Ok(plane.kubectl(&words)?.trim().to_owned())
-}
-
-fn refused(plane: &ControlPlane, namespace: &str, from: &str, address: &str) -> Result {
-    refuses(plane, namespace, from, &format!("http://{address}:8080/"))
-}
-
-fn refuses(plane: &ControlPlane, namespace: &str, from: &str, url: &str) -> Result {
-    match ask(plane, namespace, from, url) {
-        // wget's own words, or its end after 5 s of silence.
-        Err(Error::Command { output, .. })
-            if output.contains("wget: ") || output.contains("exit code 143") =>
-        {
-            Ok(())
-        }
-        other => Err(Error::Unexpected(format!(
-            "{from} should be refused at {url}: {other:?}"
-        ))),
-    }
-}
-
-/// Of the pod with that label on the node.
-fn address(plane: &ControlPlane, namespace: &str, label: &str, node: &Node) -> Result<String> {
-    let on = format!("--field-selector=spec.nodeName={}", node.name());
-    let pods = plane.get(&["pods", "-n", namespace, "-l", label, &on])?;
-    let found = pods["items"][0]["status"]["podIP"].as_str();
-    found
-        .map(str::to_owned)
-        .ok_or_else(|| Error::Unexpected(format!("no pod {label} on {}: {pods}", node.name())))
+fn url(address: &str) -> String {
+    format!("http://{address}:8080/")
 }

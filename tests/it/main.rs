@@ -70,6 +70,7 @@ mod certificates;
 mod cgroup_remade;
 mod clock_steps;
 mod cluster;
+mod cluster_uninstalled;
 mod configuration_reload;
 mod daemon_killed;
 mod daemon_restarted_under_load;

@@ -25,13 +25,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/*
 The daemon's configuration: what the values say of it, and what the chart knows
-of the network plug-in.
+of its DaemonSet and of the network plug-in.
 */}}
 {{- define "config" -}}
 {{- $config := deepCopy .Values.config }}
+{{- $_ := set $config.kubernetes "daemonset" .Release.Name }}
 {{- if .Values.cni.enabled }}
 {{- $exclude := .Values.cni.exclude | default (list .Release.Namespace "kube-system") }}
-{{- $cni := dict "enabled" true "conf_dir" .Values.cni.confDir "bin_dir" .Values.cni.binDir "socket" (include "cniSocket" .) "exclude" $exclude "daemonset" .Release.Name }}
+{{- $cni := dict "enabled" true "conf_dir" .Values.cni.confDir "bin_dir" .Values.cni.binDir "socket" (include "cniSocket" .) "exclude" $exclude }}
 {{- $config = set $config "cni" $cni }}
 {{- end }}
 {{- include "toml" (dict "path" "" "table" $config) }}

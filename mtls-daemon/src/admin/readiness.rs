@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::view::{NodeStatus, Phase, WorkloadState};
 use crate::identity::certificate::shown;
+use crate::kubernetes::UNINSTALL;
 use crate::metrics::HookState;
 
 /// A thread that was silent for longer is stuck.
@@ -58,9 +59,18 @@ pub fn healthy(heartbeats: &[(String, Duration)], descriptors: Option<(u64, u64)
 /// failed for a reason. One that fails must not take the node's others down.
 pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdict {
     let mut verdict = Verdict::default();
-    match status.phase {
+    match &status.phase {
         Phase::Starting => verdict.problems.push("starting".to_owned()),
         Phase::Draining { .. } => verdict.problems.push("draining".to_owned()),
+        Phase::Detached {
+            asked_by,
+            still_attached,
+        } => {
+            // Whatever else it lacks, it is not to have.
+            verdict.problems.push(detached(asked_by));
+            verdict.problems.extend(still_attached.clone());
+            return verdict;
+        }
         Phase::Serving => {}
     }
     let detached: Vec<&str> = hooks
@@ -151,6 +161,12 @@ pub fn ready(status: &NodeStatus, hooks: &[HookState], now: SystemTime) -> Verdi
     verdict
 }
 
+fn detached(asked_by: &str) -> String {
+    format!(
+        "detached, for the DaemonSet is being uninstalled ({UNINSTALL}: {asked_by}): if it is to stay, `helm rollback` or take the annotation away"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::samples;
@@ -228,6 +244,29 @@ mod tests {
             deadline: std::time::UNIX_EPOCH,
         };
         assert_eq!(ready(&status, &attached(true), NOW).problems, ["draining"]);
+    }
+
+    #[test]
+    fn a_node_that_was_detached_says_only_that() {
+        let mut status = samples::status();
+        status.workloads[0].state = WorkloadState::Waiting {
+            detail: "certificate".to_owned(),
+        };
+        status.phase = Phase::Detached {
+            asked_by: "now".to_owned(),
+            still_attached: None,
+        };
+        let verdict = ready(&status, &attached(false), NOW);
+        let [problem] = verdict.problems.as_slice() else {
+            panic!("{verdict:?}")
+        };
+        assert!(problem.contains("(mtls-daemon.io/uninstall: now)"));
+        status.phase = Phase::Detached {
+            asked_by: "now".to_owned(),
+            still_attached: Some("a link stays".to_owned()),
+        };
+        let verdict = ready(&status, &attached(true), NOW);
+        assert_eq!(verdict.problems[1..], ["a link stays"]);
     }
 
     #[test]

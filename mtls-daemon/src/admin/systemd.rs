@@ -82,6 +82,7 @@ pub(super) async fn tell(systemd: Systemd, desk: Rc<Desk>) {
         let phase = match status.phase {
             Phase::Starting => "Starting",
             Phase::Serving => "Serving",
+            Phase::Detached { .. } => "Detached",
             Phase::Draining { .. } => "Draining",
         };
         let all = status.workloads.len();

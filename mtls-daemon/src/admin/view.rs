@@ -134,6 +134,13 @@ pub enum Phase {
     /// Hooks are not attached yet.
     Starting,
     Serving,
+    /// Enforces nothing, for its DaemonSet is being uninstalled.
+    Detached {
+        /// As the DaemonSet's annotation has it.
+        asked_by: String,
+        /// What keeps it from that.
+        still_attached: Option<String>,
+    },
     /// Takes no new connections; resets what is open at the deadline.
     Draining {
         #[serde(with = "text::time")]

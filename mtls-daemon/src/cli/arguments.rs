@@ -77,6 +77,12 @@ pub(super) enum Command {
     /// Removes every pinned program and map. Stop the daemon first. Removing
     /// the folder of the pins by hand does the same.
     Detach(Detach),
+    /// Have every daemon of a DaemonSet detach for good, and wait until they have.
+    ///
+    /// Annotates the DaemonSet, and names each node as its daemon reports. It
+    /// is what the chart does before it is uninstalled. Exit status 4 if nodes
+    /// are missing at the end of the time; they are named.
+    Uninstall(Uninstall),
     /// Be the network plug-in of a container runtime, which asks by environment
     /// and standard input.
     ///
@@ -224,6 +230,20 @@ pub(super) struct Detach {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct Uninstall {
+    #[arg(long, value_name = "NAME")]
+    pub(super) daemonset: String,
+    #[arg(long, value_name = "NAME")]
+    pub(super) namespace: String,
+    /// How long to wait for the daemons, such as 2m.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    pub(super) timeout: Duration,
+    /// How to log in; by default as the service account of the pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct Explain {
     pub(super) word: Option<String>,
 }
@@ -295,6 +315,23 @@ mod tests {
             }
         }
         assert_eq!(calls, 3);
+    }
+
+    #[test]
+    fn the_charts_hook_calls_us_rightly() {
+        let hook = include_str!("../../../deploy/chart/templates/uninstall.yaml");
+        let (_, args) = hook.split_once("args: [").unwrap();
+        let (args, _) = args.split_once(']').unwrap();
+        let words: Vec<&str> = args.split(',').map(str::trim).collect();
+        let words = words.into_iter().map(|word| match word {
+            "{{ .Release.Name }}" | "{{ .Release.Namespace }}" => "mesh",
+            "{{ .Values.uninstall.timeout | quote }}" => "120s",
+            word => word,
+        });
+        let Command::Uninstall(asked) = parse(&words.collect::<Vec<_>>().join(" ")).unwrap() else {
+            panic!("another command: {args}")
+        };
+        assert_eq!(asked.timeout, Duration::from_secs(120));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod policy;
 mod status;
 mod strict;
 mod table;
+mod uninstall;
 mod workloads;
 
 use std::error::Error;
@@ -75,6 +76,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Policy(PolicyCommand::Test(asked)) => policy::test(&asked),
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),
+        Command::Uninstall(asked) => uninstall::command(&asked),
         Command::Cni => cni(),
         Command::Explain(asked) => explain(&asked),
         Command::Version => say(&format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))),

@@ -36,10 +36,11 @@ fn show(reply: &StatusReply) -> String {
         status.pid,
         duration(up.unwrap_or_default())
     );
-    let phase = match status.phase {
+    let phase = match &status.phase {
         Phase::Starting => "starting".to_owned(),
         Phase::Serving => "serving".to_owned(),
-        Phase::Draining { deadline } => format!("draining, ends {}", until(deadline, reply.time)),
+        Phase::Detached { .. } => "detached".to_owned(),
+        Phase::Draining { deadline } => format!("draining, ends {}", until(*deadline, reply.time)),
     };
     let word = |good, word: &str| match good {
         true => word.to_owned(),

@@ -18,8 +18,6 @@ pub struct Cni {
     pub socket: PathBuf,
     /// Namespaces whose pods never wait. Default: kube-system. Restart.
     pub exclude: Vec<String>,
-    /// Whose end is the plug-in's, too. Restart.
-    pub daemonset: Option<String>,
 }
 
 pub(super) fn cni(part: &Part<'_>) -> Option<Cni> {
@@ -28,14 +26,12 @@ pub(super) fn cni(part: &Part<'_>) -> Option<Cni> {
     let bin_dir = part.get("bin_dir");
     let socket = part.get("socket");
     let exclude = part.get("exclude");
-    let daemonset = part.get("daemonset");
     Some(Cni {
         enabled: enabled?,
         conf_dir: conf_dir?,
         bin_dir: bin_dir?,
         socket: socket?,
         exclude: exclude?,
-        daemonset,
     })
 }
 

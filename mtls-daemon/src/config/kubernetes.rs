@@ -21,6 +21,8 @@ pub struct Kubernetes {
     pub node: String,
     /// `None`: the service account of the daemon's own pod. Restart.
     pub kubeconfig: Option<PathBuf>,
+    /// Which the daemon is of, and whose end is its own. Restart.
+    pub daemonset: Option<String>,
     /// Path of the pods' SPIFFE IDs. Restart.
     pub spiffe_path: IdTemplate,
     /// Of the labels and annotations that the daemon heeds. Restart.
@@ -59,6 +61,7 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
         (None, false) => told().or_else(|| Some(node?.name.clone())),
     };
     let kubeconfig = part.get("kubeconfig");
+    let daemonset = part.get("daemonset");
     let spiffe_path = part.get("spiffe_path");
     let label_prefix = part.get("label_prefix");
     let mode = part.get::<Mode>("mode");
@@ -69,6 +72,7 @@ pub(super) fn kubernetes(part: &Part<'_>, node: Option<&Node>) -> Option<Kuberne
     Some(Kubernetes {
         node: name?,
         kubeconfig,
+        daemonset,
         spiffe_path: spiffe_path?,
         label_prefix: label_prefix?,
         mode: mode?,

@@ -74,6 +74,10 @@ impl Links {
         self.0.attach(loaded.hook, loaded.program.as_fd(), &target)
     }
 
+    pub(super) fn in_force(&self) -> Result<usize, KernelError> {
+        self.0.in_force()
+    }
+
     pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
         self.0.pin_again()
     }
@@ -136,6 +140,10 @@ impl NetnsLinks {
         cookies
             .map(|cookie| Ok((cookie, self.target(cookie)?.is_some_and(|inode| inode != 0))))
             .collect()
+    }
+
+    pub(super) fn in_force(&self) -> Result<usize, KernelError> {
+        self.0.in_force()
     }
 
     pub(super) fn pin_again(&self) -> Result<usize, KernelError> {

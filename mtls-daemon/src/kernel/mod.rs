@@ -361,6 +361,12 @@ impl Kernel {
             .any(|&hook| self.links.state(hook, &self.point) == Attachment::Removed)
     }
 
+    /// How many of the links that this process holds are in force. `detach`
+    /// leaves none.
+    pub fn links_in_force(&self) -> Result<usize, KernelError> {
+        Ok(self.links.in_force()? + self.netns_links.in_force()? + self.veths.in_force()?)
+    }
+
     /// Pins again what is in force and not pinned any more; how many. Without
     /// its pins all ends with this process. Not after `detach`, which takes off
     /// what it unpins.

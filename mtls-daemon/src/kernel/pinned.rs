@@ -139,6 +139,17 @@ impl<N: Name> Pinned<N> {
         }))
     }
 
+    /// How many still are where they were put.
+    pub(super) fn in_force(&self) -> Result<usize, KernelError> {
+        let each = self.held.keys().map(|&name| self.attached(name));
+        each.filter_map(|attached| match attached {
+            Ok(attached) => attached.is_some_and(|it| it.now != 0).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })
+        .collect::<Result<Vec<()>, _>>()
+        .map(|all| all.len())
+    }
+
     pub(super) fn names(&self) -> Vec<N> {
         self.held.keys().copied().collect()
     }

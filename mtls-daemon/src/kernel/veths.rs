@@ -239,6 +239,10 @@ impl Veths {
         self.links.len()
     }
 
+    pub(super) fn in_force(&self) -> Result<usize, KernelError> {
+        self.links.in_force()
+    }
+
     pub(super) fn pin_again(&self) -> Result<usize, KernelError> {
         self.links.pin_again()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use crate::api_server::root_cause;
@@ -16,17 +16,20 @@ use crate::sock_diag::Cut;
 use super::pods::Unfit;
 use super::policies::{Kind, Note, Standing};
 use super::services::PodRef;
+use super::uninstall::{self, Report};
 
 /// At once; more come by and by, and what is too much is left to the log.
 const BURST: u32 = 25;
 const ONE_EVERY: Duration = Duration::from_secs(5);
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Connections of a pod of this node were cut when it was enrolled.
+/// What the node wants told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    pub uid: String,
-    pub cut: Cut,
+pub enum Notice {
+    /// Connections of a pod of this node were cut when it was enrolled.
+    Cut { uid: String, cut: Cut },
+    /// What came of being uninstalled.
+    Left(Report),
 }
 
 pub(super) struct Events {
@@ -36,6 +39,10 @@ pub(super) struct Events {
     failed: bool,
     /// Pods that cannot be enrolled and know it, by UID.
     unfit: HashSet<String>,
+    client: Client,
+    node: String,
+    /// Goes on until the API server has taken it.
+    leaving: Option<AbortHandle>,
 }
 
 impl Events {
@@ -45,11 +52,23 @@ impl Events {
             instance: Some(node.to_owned()),
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            recorder: Recorder::new(client.clone(), reporter),
             allowance: Allowance::full(Instant::now()),
             under_way: JoinSet::new(),
             failed: false,
             unfit: HashSet::new(),
+            client,
+            node: node.to_owned(),
+            leaving: None,
+        }
+    }
+
+    /// In place of what was told of it before. Somebody waits for it.
+    pub(super) fn left(&mut self, report: Report) {
+        let telling = uninstall::tell(self.client.clone(), self.node.clone(), report);
+        let telling = spawn_local(telling).abort_handle();
+        if let Some(before) = self.leaving.replace(telling) {
+            before.abort();
         }
     }
 

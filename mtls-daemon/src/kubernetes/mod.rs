@@ -18,6 +18,7 @@ mod saved;
 mod services;
 mod store;
 mod text;
+mod uninstall;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -46,13 +47,14 @@ use ask::Found;
 use events::Events;
 pub use events::Notice;
 use istio::Watches;
-pub use own::{Plugin, plugin};
+pub use own::{Mark, Own, Plugin, UNINSTALL, Uninstall, plugin};
 pub use pods::{Rules, SaidBy, Unfit};
 pub use policies::{Kind, Note, Policies, Standing};
 use saved::{Saved, SavedError, Saver};
 pub use services::PodRef;
 use store::{News, NotKnown, Store};
-use watch::Missing::IsEmpty;
+pub use uninstall::{Asked, Progress, Report, UninstallError};
+use watch::Missing::{IsEmpty, IsTrouble};
 use watch::Told;
 
 /// What this node knows of its cluster.
@@ -73,9 +75,20 @@ pub struct Snapshot {
     pub policies: Arc<Policies>,
     /// Who has decided on each of them, by UID.
     pub said_by: HashMap<String, SaidBy>,
+    /// Whether this daemon is to stay.
+    pub own: Own,
 }
 
 impl Snapshot {
+    /// Enough to begin with.
+    pub fn is_enough(&self) -> bool {
+        match self.own {
+            Own::Leaves(_) => true,
+            Own::Stays => self.is_whole,
+            Own::NotTold => false,
+        }
+    }
+
     /// Who has decided on the mode of a pod.
     pub fn decided(&self, uid: &str) -> &str {
         self.said_by.get(uid).map_or("", SaidBy::word)
@@ -125,6 +138,20 @@ pub async fn start(
     let (sender, snapshots) = latest::channel(Arc::default());
     let (tell, told) = mpsc::channel(256);
     watch_everything(&client, &rules, &tell);
+    let own = match &kubernetes.daemonset {
+        None => Own::Stays,
+        Some(name) => {
+            spawn_local(watch::objects(
+                "daemonsets",
+                own::sets(&client),
+                watcher::Config::default().fields(&format!("metadata.name={name}")),
+                IsTrouble,
+                News::Own,
+                tell.clone(),
+            ));
+            Mark::of(config).read().map_or(Own::NotTold, Own::Leaves)
+        }
+    };
     let saved = Saved(kubernetes.state.clone());
     let store = from_disk(&saved, &rules, cgroup2).unwrap_or_else(|error| {
         tracing::warn!(%error, "the state on disk is not used, and written anew: until the API server has answered nothing is known of the cluster");
@@ -134,7 +161,7 @@ pub async fn start(
         events: Events::new(client.clone(), &rules.node),
         istio: Watches::start(&client, tell, rules.policies),
         noted: HashSet::new(),
-        store: store.unwrap_or_else(|| Store::new(rules)),
+        store: store.unwrap_or_else(|| Store::new(rules)).of(own),
         client,
         saver: Saver::new(saved, Instant::now()),
         troubles: BTreeMap::new(),
@@ -266,10 +293,8 @@ impl Observer {
                     }
                     false
                 }
-                Some(Notice { uid, cut }) = node.notices.recv() => {
-                    if let Some(pod) = self.store.pod(&uid) {
-                        self.events.connections_cut(&pod, cut);
-                    }
+                Some(notice) = node.notices.recv() => {
+                    self.tell(notice);
                     false
                 }
                 () = self.events.told() => false,
@@ -360,6 +385,17 @@ impl Observer {
                 tracing::warn!(%address, error, "the API server does not say who is there");
                 false
             }
+        }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        match notice {
+            Notice::Cut { uid, cut } => {
+                if let Some(pod) = self.store.pod(&uid) {
+                    self.events.connections_cut(&pod, cut);
+                }
+            }
+            Notice::Left(report) => self.events.left(report),
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
@@ -24,6 +25,7 @@ use crate::directory::{self, Cluster, Seen, Who};
 use super::Snapshot;
 use super::ask::Hints;
 use super::kept::{Change, Kept};
+use super::own::Own;
 use super::pods::{Decided, Pod, Rules, SaidBy, Unfit, mode};
 use super::policies::{Kind, Policies};
 use super::services::{PodRef, Service, Slice};
@@ -39,6 +41,8 @@ pub(super) enum News {
     Slice(Box<Event<discovery::EndpointSlice>>),
     Node(Box<Event<core::Node>>),
     Networks(Box<Event<networking::ServiceCIDR>>),
+    /// Of the daemon's own DaemonSet.
+    Own(Box<Event<PartialObjectMeta<DaemonSet>>>),
     /// Of a kind of Istio's API.
     Definition(Kind, Box<Event<DynamicObject>>),
     Policy(Kind, Box<Event<DynamicObject>>),
@@ -61,6 +65,7 @@ pub(super) struct Store {
     /// Made anew when what it was made of changes.
     resolved: Option<Arc<Policies>>,
     answers: HashMap<IpAddr, Seen>,
+    own: Own,
     /// Ready to be looked up, by the Service.
     tables: HashMap<String, Arc<directory::Service>>,
     /// Services whose table is to be made again.
@@ -97,14 +102,21 @@ impl Store {
             resolved: None,
             rules,
             answers: HashMap::new(),
+            own: Own::default(),
             tables: HashMap::new(),
             outdated: HashSet::new(),
         }
     }
 
+    /// The daemon stays, or not, until it is told otherwise.
+    pub(super) fn of(self, own: Own) -> Self {
+        Self { own, ..self }
+    }
+
     /// Whether it changed anything.
     pub(super) fn heed(&mut self, news: News) -> bool {
         match news {
+            News::Own(event) => self.own.heed(*event),
             News::Pod(event) => self.heed_pod(*event),
             News::Namespace(event) => {
                 let rules = &self.rules;
@@ -297,6 +309,7 @@ impl Store {
         if !self.is_whole() {
             return Snapshot {
                 trouble,
+                own: self.own.clone(),
                 ..Snapshot::default()
             };
         }
@@ -330,6 +343,7 @@ impl Store {
             workloads: self.workloads(&policies),
             unfit: self.unfit(&policies),
             said_by: self.said_by(&policies),
+            own: self.own.clone(),
             policies,
         }
     }

@@ -130,7 +130,7 @@ fn explain(what: &str, error: &watcher::Error) -> String {
     let remedy = match status_of(error).map(|status| status.code) {
         Some(401) => ": is the token, or the certificate, of the kubeconfig still valid?",
         Some(403) => {
-            ": let the daemon's account list and watch them (the ClusterRole in deploy/chart/templates/rbac.yaml)"
+            ": let the daemon's account list and watch them (deploy/chart/templates/rbac.yaml)"
         }
         _ => "",
     };

@@ -62,7 +62,10 @@ impl Newcomer {
 impl Node {
     /// Before the hooks are attached others would take their places.
     pub fn cut_earlier_connections(&self) {
-        if matches!(*self.phase.borrow(), Phase::Starting) {
+        if matches!(
+            *self.phase.borrow(),
+            Phase::Starting | Phase::Detached { .. }
+        ) {
             return;
         }
         for newcomer in self.newcomers.take() {
@@ -122,7 +125,7 @@ impl Node {
         {
             let uid = uid.clone();
             // With too many, the log has it.
-            let _ = self.notices.try_send(Notice { uid, cut });
+            let _ = self.notices.try_send(Notice::Cut { uid, cut });
         }
     }
 }

@@ -4,6 +4,7 @@
 mod displaced;
 mod earlier;
 mod enrolled;
+mod leaving;
 mod place;
 mod plugin;
 mod policies;
@@ -36,6 +37,7 @@ use crate::worker::{self, Command};
 
 pub use earlier::Newcomer;
 use enrolled::{Enrolled, Placed};
+pub use leaving::Leaving;
 pub use plugin::{Plugin, PluginError};
 pub use policies::Policies;
 pub use reload::InstallError;
@@ -69,6 +71,8 @@ pub struct Node {
     pub pins_error: RefCell<Option<String>>,
     /// The network plug-in, where there is one.
     pub plugin: RefCell<Option<Plugin>>,
+    /// Enforcement is detached, or about to be.
+    pub leaving: RefCell<Option<Leaving>>,
 }
 
 /// Where the configuration comes from, and how its last reading went.
@@ -91,6 +95,9 @@ impl Node {
 
     /// The regular look: is everything where it was put?
     pub fn look(&self) {
+        if self.is_leaving() {
+            return self.stay_detached();
+        }
         self.look_at_policies();
         // A workload cannot be enrolled without them.
         self.keep_pins();

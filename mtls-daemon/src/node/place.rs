@@ -28,6 +28,10 @@ const SPREAD: u32 = 1;
 impl Node {
     /// Bring every workload to where it should be. Cheap when nothing changed.
     pub fn reconcile(&self) {
+        // Nobody is put in a place, or looked for, once all is detached.
+        if self.is_leaving() {
+            return;
+        }
         let mut changed = false;
         let mut workloads = self.workloads.borrow_mut();
         let taken: Vec<(String, Cookie)> = workloads

@@ -58,7 +58,7 @@ impl Node {
             None | Some(Said::Wanted) => {}
             Some(said) => tracing::warn!(
                 ?said,
-                "cni.daemonset: the entry of the network plug-in may stay behind when the daemon is uninstalled"
+                "kubernetes.daemonset: the entry of the network plug-in may stay behind when the daemon is uninstalled"
             ),
         }
         self.plugin.replace(Some(Plugin {
@@ -84,6 +84,9 @@ impl Node {
     /// At the daemon's end. Pods that begin from now on wait for the next
     /// daemon, unless there will be none.
     pub async fn leave_plugin(&self) {
+        if self.is_leaving() {
+            return;
+        }
         let Some(plugin) = self.plugin.take() else {
             return;
         };
@@ -107,7 +110,8 @@ impl Node {
 
     async fn ask_for_plugin(&self) -> Option<Said> {
         let config = self.config.borrow().clone();
-        let (cluster, daemonset) = (config.kubernetes.as_ref()?, config.cni.daemonset.as_ref()?);
+        let cluster = config.kubernetes.as_ref()?;
+        let daemonset = cluster.daemonset.as_ref()?;
         Some(kubernetes::plugin(cluster, daemonset).await)
     }
 }

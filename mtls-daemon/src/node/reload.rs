@@ -31,6 +31,9 @@ pub enum InstallError {
 impl Node {
     /// SIGHUP: an error keeps what was, and says where it is.
     pub fn reload(&self) {
+        if self.is_leaving() {
+            return tracing::warn!("detached: the configuration is not read again");
+        }
         let read = config::load(&self.origin.path).map_err(|mistakes| mistakes.to_string());
         match read.and_then(|new| self.apply(new)) {
             Ok(()) => {
@@ -86,6 +89,7 @@ impl Node {
     pub fn follow_cluster(&self, snapshot: Arc<Snapshot>) {
         let config = Arc::clone(&self.config.borrow());
         let before = self.cluster.replace(Some(Arc::clone(&snapshot)));
+        self.heed_own();
         // What is not in force is refused, and the next news tries again.
         let failed = |error: InstallError| {
             tracing::error!(%error, "what the cluster says could not be put in force");
@@ -218,6 +222,9 @@ impl Node {
             self.metrics.forget_in_clear(name);
             false
         });
+        if self.is_leaving() {
+            wanted.clear();
+        }
         for (name, workload) in wanted {
             let mode = config.mode_of(workload);
             let identity = match mode {

@@ -17,6 +17,8 @@ impl Sandboxes for Node {
         match &*self.phase.borrow() {
             Phase::Starting => return Some("is starting".to_owned()),
             Phase::Draining { .. } => return Some("is ending".to_owned()),
+            // Nothing is enforced that they could wait for.
+            Phase::Detached { .. } => return None,
             Phase::Serving => {}
         }
         let hooks = hook_states(&self.kernel.borrow());
@@ -34,6 +36,9 @@ impl Sandboxes for Node {
     }
 
     fn take(&self, pod: &Pod, sandbox: &Sandbox) -> Progress {
+        if self.is_leaving() {
+            return Progress::Done;
+        }
         let netns = &sandbox.netns;
         let is_new = self.of_pod(pod, |enrolled| {
             let is_here = enrolled.netns().map(|it| it.cookie()) == Some(netns.cookie());
@@ -53,6 +58,9 @@ impl Sandboxes for Node {
     }
 
     fn progress(&self, pod: &Pod) -> Progress {
+        if self.is_leaving() {
+            return Progress::Done;
+        }
         self.of_pod(pod, |enrolled| come(&enrolled.state()))
             .unwrap_or_else(|| self.not_known(pod))
     }

@@ -167,7 +167,13 @@ impl Node {
             mode: enrolled.mode,
             because: self.because(enrolled),
             since: enrolled.since,
-            state: enrolled.state(),
+            state: match self.is_leaving() {
+                false => enrolled.state(),
+                true => WorkloadState::NotEnrolled {
+                    reason: Reason::WorkloadRemoved,
+                    detail: "all is detached, for the daemon is being uninstalled".to_owned(),
+                },
+            },
             svid: identity.svid.as_deref().map(svid_status),
             renewal_error: identity.failure.as_ref().map(ToString::to_string),
             netns_cookie: enrolled.cookie().map(|cookie| cookie.0),

@@ -101,7 +101,7 @@ impl<'a> Installed<'a> {
             &within,
         ]);
         match done {
-            Ok(()) => Ok(installed),
+            Ok(_) => Ok(installed),
             Err(error) => Err(installed.why(&error)),
         }
     }
@@ -111,12 +111,24 @@ impl<'a> Installed<'a> {
         trust(self.plane, authorities)
     }
 
-    /// Takes the release away, and returns when no daemon runs any more. What
-    /// they have attached stays.
-    pub fn uninstall(&self) -> Result {
-        self.helm(&["uninstall", NAME, "--wait"])?;
+    /// Takes the release away, and returns what Helm says when no daemon runs
+    /// any more.
+    pub fn uninstall(&self) -> Result<String> {
+        let said = self.helm(&["uninstall", NAME, "--wait"])?;
         // The DaemonSet goes before its pods do.
+        self.wait_until_gone()?;
+        Ok(said)
+    }
+
+    /// The same, but what the daemons have attached stays.
+    pub fn uninstall_without_hooks(&self) -> Result {
+        self.helm(&["uninstall", NAME, "--wait", "--no-hooks"])?;
         self.wait_until_gone()
+    }
+
+    pub fn roll_back(&self, revision: u32) -> Result {
+        let revision = revision.to_string();
+        self.helm(&["rollback", NAME, &revision]).map(drop)
     }
 
     fn wait_until_gone(&self) -> Result {
@@ -176,12 +188,14 @@ impl<'a> Installed<'a> {
 
     /// What Prometheus would scrape of it.
     pub fn metrics(&self, node: &Node) -> Result<Metrics> {
-        let (status, body) = node
-            .netns()
-            .run(|| mesh::get("/metrics"))?
-            .doing(|| format!("scraping the daemon of node {}", node.name()))?;
+        let (status, body) = get(node, "/metrics")?;
         ensure(status == 200, || format!("/metrics said {status}: {body}"))?;
         Metrics::parse(&body)
+    }
+
+    /// What its kubelet hears when it asks whether it is ready.
+    pub fn readiness(&self, node: &Node) -> Result<(u16, String)> {
+        get(node, "/readyz")
     }
 
     /// Lines of its access log so far.
@@ -209,7 +223,7 @@ impl<'a> Installed<'a> {
             .ok_or_else(|| Error::Unexpected(format!("no daemon on {}: {pods}", node.name())))
     }
 
-    fn helm(&self, words: &[&str]) -> Result {
+    fn helm(&self, words: &[&str]) -> Result<String> {
         let folder = self.plane.folder();
         let mut helm = self
             .plane
@@ -222,7 +236,10 @@ impl<'a> Installed<'a> {
         for kind in ["CACHE", "CONFIG", "DATA"] {
             helm = helm.env(&format!("HELM_{kind}_HOME"), folder.join("helm"));
         }
-        helm.args(words).output()?.success().map(drop)
+        let output = helm.args(words).output()?;
+        // It is where the hooks' words are.
+        let aside = output.stderr.clone();
+        Ok(output.success()? + &aside)
     }
 
     /// What the pods say about it.
@@ -243,6 +260,11 @@ impl<'a> Installed<'a> {
             ]),
         ))
     }
+}
+
+fn get(node: &Node, path: &str) -> Result<(u16, String)> {
+    let answer = node.netns().run(|| mesh::get(path))?;
+    answer.doing(|| format!("getting {path} from the daemon of node {}", node.name()))
 }
 
 /// The Prometheus operator's objects are for clusters that have its kinds.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod ask;
 mod cert_manager;
 mod control_plane;
 pub mod images;

@@ -35,7 +35,6 @@ impl Folder {
             bin_dir: self.0.join("bin"),
             socket: "/run/mtls-daemon/cni.sock".into(),
             exclude: vec!["kube-system".to_owned()],
-            daemonset: None,
         })
     }
 

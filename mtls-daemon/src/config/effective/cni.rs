@@ -1,7 +1,7 @@
 //! The network plug-in.
 
 use super::super::Cni;
-use super::{Block, block, path, plain, text, texts};
+use super::{Block, block, path, plain, texts};
 
 pub(super) fn cni_block(cni: &Cni) -> Block {
     let Cni {
@@ -10,7 +10,6 @@ pub(super) fn cni_block(cni: &Cni) -> Block {
         bin_dir,
         socket,
         exclude,
-        daemonset,
     } = cni;
     block(
         "cni",
@@ -21,7 +20,6 @@ pub(super) fn cni_block(cni: &Cni) -> Block {
             ("bin_dir", path(bin_dir)),
             ("socket", path(socket)),
             ("exclude", texts(exclude)),
-            ("daemonset", daemonset.as_ref().and_then(text)),
         ],
     )
 }

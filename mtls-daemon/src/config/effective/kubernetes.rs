@@ -7,6 +7,7 @@ pub(super) fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
     let Kubernetes {
         node,
         kubeconfig,
+        daemonset,
         spiffe_path,
         label_prefix,
         mode,
@@ -25,6 +26,7 @@ pub(super) fn kubernetes_block(kubernetes: &Kubernetes) -> Block {
         [
             ("node_name", text(node)),
             ("kubeconfig", kubeconfig.as_deref().and_then(path)),
+            ("daemonset", daemonset.as_ref().and_then(text)),
             ("spiffe_path", text(spiffe_path)),
             ("label_prefix", text(label_prefix)),
             ("mode", text(mode)),

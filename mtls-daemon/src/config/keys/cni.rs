@@ -1,14 +1,14 @@
 //! The keys of `[cni]`.
 
 use super::Applies::Restart;
-use super::Fallback::{Is, Unset};
+use super::Fallback::Is;
 use super::Shape::{Bool, List, Name, Path};
 use super::{Key, key};
 
 pub(super) const DOC: &str = "The network plug-in by which a pod of the node is enrolled before its first process runs: `mtls-daemon cni`, behind the plug-ins that are there. The daemon installs it and keeps it in place. docs/kubernetes.md says what it asks of a node.";
 
 #[rustfmt::skip]
-pub(super) const CNI: [Key; 6] = [
+pub(super) const CNI: [Key; 5] = [
     key("enabled", Bool, Is("false"), Restart, "true",
         "`true`: the plug-in is installed, and pods wait until the daemon has enrolled them. `false`: it is taken out again, if the daemon's entry is there."),
     key("conf_dir", Path, Is(r#""/etc/cni/net.d""#), Restart, r#""/etc/cni/net.d""#,
@@ -19,6 +19,4 @@ pub(super) const CNI: [Key; 6] = [
         "Unix socket at which the plug-in finds the daemon; root only. The same path for both: in a pod, its folder is a hostPath."),
     key("exclude", List(&Name), Is(r#"["kube-system"]"#), Restart, r#"["kube-system", "mtls-daemon"]"#,
         "Namespaces whose pods never wait for the daemon. They are enrolled all the same, as if there were no plug-in."),
-    key("daemonset", Name, Unset("the entry stays until `mtls-daemon detach`, or a start with `enabled = false`"), Restart, r#""mtls-daemon""#,
-        "The DaemonSet that the daemon runs in, in its own namespace. When the daemon ends because that is deleted, or does not say `mtls-daemon.io/cni: \"true\"` in an annotation any more, it takes its entry away."),
 ];

@@ -6,11 +6,13 @@ use super::Shape::{Choice, IdTemplate, LabelPrefix, Name, Path};
 use super::{Key, MODES, key};
 
 #[rustfmt::skip]
-pub(super) const KUBERNETES: [Key; 9] = [
+pub(super) const KUBERNETES: [Key; 10] = [
     key("node_name", Name, Unset("`NODE_NAME` of the environment, or else `node.name`"), Restart, r#""node-a""#,
         "The node's name in the cluster. A DaemonSet sets `NODE_NAME` from `spec.nodeName`."),
     key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
         "A kubeconfig file that says where the API server is and how the daemon logs in."),
+    key("daemonset", Name, Unset("the daemon stays until it is taken away by hand"), Restart, r#""mtls-daemon""#,
+        "The DaemonSet that the daemon runs in, in its own namespace. Where that has something in its annotation `mtls-daemon.io/uninstall`, the daemon detaches for good and says so in an Event. When the daemon ends because it is deleted, or does not say `mtls-daemon.io/cni: \"true\"` in an annotation any more, the daemon takes its network plug-in's entry away."),
     key("spiffe_path", IdTemplate, Is(r#""/ns/{namespace}/sa/{service_account}""#), Restart, r#""/ns/{namespace}/sa/{service_account}""#,
         "Path of the pods' SPIFFE IDs in `identity.trust_domain`; `{namespace}` and `{service_account}` stand for the pod's. The same on all nodes."),
     key("label_prefix", LabelPrefix, Is(r#""mtls-daemon.io""#), Restart, r#""mtls-daemon.io""#,

@@ -19,10 +19,12 @@ fn a_cluster_needs_no_key() {
 fn a_cluster_is_written_as_it_was_read() {
     let config = with(
         "[kubernetes]\nnode_name = \"n1\"\nkubeconfig = \"/k\"\nspiffe_path = \"/{namespace}/x\"\n\
-         label_prefix = \"mesh.example.org\"\nmode = \"strict\"\n[cni]\nenabled = true\n\
-         exclude = [\"infra\"]\ndaemonset = \"mesh\"\n",
+         label_prefix = \"mesh.example.org\"\nmode = \"strict\"\ndaemonset = \"mesh\"\n\
+         [cni]\nenabled = true\nexclude = [\"infra\"]\n",
     );
     let config = config.unwrap();
+    let cluster = config.kubernetes.as_ref().unwrap();
+    assert_eq!(cluster.daemonset.as_deref(), Some("mesh"));
     let shown = effective(&config);
     assert_eq!(parse("shown", &shown).unwrap(), config, "{shown}");
 }
