@@ -24,7 +24,7 @@ use crate::config::{Config, VethGate};
 use crate::facts::{Facts, Newest};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{IdentityStore, Timings};
-use crate::kernel::{self, Events, Kernel, KernelError};
+use crate::kernel::{self, Armed, Events, Kernel, KernelError};
 use crate::kubernetes::{self, FromNode, KubernetesError, Snapshot};
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
@@ -99,22 +99,39 @@ pub fn run(config: Config, path: PathBuf) -> Result<(), AppError> {
     LocalSet::new().block_on(&runtime, daemon(config, path))
 }
 
+/// Attach before a daemon has ever run, with nobody known but the host: whatever
+/// begins in a network namespace of its own is refused until a daemon knows it.
+pub fn arm(config: &Config) -> Result<Armed, KernelError> {
+    let mut kernel = match Kernel::open(&kernel_options(config)) {
+        Ok(kernel) => kernel,
+        Err(KernelError::Held { .. }) => return Ok(Armed::ByADaemon),
+        Err(error) => return Err(error),
+    };
+    let node = &config.node;
+    kernel.set_policy(node.unknown, node.outside, config.network.udp)?;
+    kernel.exempt_nobody()?;
+    kernel.attach()?;
+    Ok(Armed::Now)
+}
+
+fn kernel_options(config: &Config) -> kernel::Options {
+    let cluster = config.kubernetes.as_ref();
+    kernel::Options {
+        cgroup: config.kernel.cgroup.clone(),
+        pins: config.kernel.pins.clone(),
+        tunnel_port: config.network.tunnel_port,
+        prober: cluster.and_then(|cluster| cluster.kubelet_cgroup.clone()),
+        veth_gate: config.kernel.veth_gate == VethGate::On,
+    }
+}
+
 async fn daemon(config: Config, path: PathBuf) -> Result<(), AppError> {
     let clock = Clock::system();
     let metrics = Metrics::new(clock.now());
     let heartbeats = Heartbeats::new();
     spawn_local(heartbeats.expect("control").run());
 
-    let mut kernel = Kernel::open(&kernel::Options {
-        cgroup: config.kernel.cgroup.clone(),
-        pins: config.kernel.pins.clone(),
-        tunnel_port: config.network.tunnel_port,
-        prober: config
-            .kubernetes
-            .as_ref()
-            .and_then(|cluster| cluster.kubelet_cgroup.clone()),
-        veth_gate: config.kernel.veth_gate == VethGate::On,
-    })?;
+    let mut kernel = Kernel::open(&kernel_options(&config))?;
     let events = kernel.events()?;
     // Before a thread inherits them, and before any byte from outside is read.
     give_up_rights().map_err(AppError::Rights)?;

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use mtls_daemon::{app, cli};
 
 fn main() -> ExitCode {
-    cli::main(app::run)
+    cli::main(app::run, app::arm)
 }

@@ -65,6 +65,7 @@ mod wrong_identity;
 mod wrong_root;
 
 // Things that happen.
+mod boots_armed;
 mod cert_manager;
 mod certificates;
 mod cgroup_remade;
@@ -102,3 +103,4 @@ mod workload_recreated;
 // Real applications, and their operators.
 mod applications;
 mod operators_view;
+mod units;

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
 use nix::unistd::User;
 
 use crate::error::{Doing, Result};
@@ -21,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) user: Option<User>,
     pub(crate) descriptors: Option<u64>,
     pub(crate) private_ipc: bool,
+    /// Stands for /etc/resolv.conf.
+    pub(crate) resolver: Option<PathBuf>,
 }
 
 impl Place {
@@ -48,6 +51,14 @@ impl Place {
             }
             if let Some(mounts) = &self.mounts {
                 nix::sched::setns(mounts.fd(), nix::sched::CloneFlags::CLONE_NEWNS)?;
+            }
+            if let Some(file) = &self.resolver {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+                let none = None::<&Path>;
+                let own = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+                mount(none, "/", none, own, none)?;
+                let usual = "/etc/resolv.conf";
+                mount(Some(file.as_path()), usual, none, MsFlags::MS_BIND, none)?;
             }
             if self.private_ipc {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;

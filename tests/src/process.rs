@@ -121,6 +121,13 @@ impl Spawn {
         self
     }
 
+    /// Resolves names as this file says, in place of the machine's.
+    #[must_use]
+    pub fn resolver(mut self, file: &Path) -> Self {
+        self.place.resolver = Some(file.to_owned());
+        self
+    }
+
     /// Names the log file; without it the program does.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {

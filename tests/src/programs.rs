@@ -152,6 +152,8 @@ fn postgresql_folders() -> Vec<PathBuf> {
 fn package_of(program: &str) -> &'static str {
     match program {
         "ip" => "iproute2",
+        "systemd-analyze" => "systemd",
+        "dnsmasq" => "dnsmasq-base",
         "nft" => "nftables",
         "nginx" => "nginx-light",
         "curl" => "curl",

@@ -138,6 +138,7 @@ const ATTACKS: &[Row] = &[
         "A workload starts before the daemon knows it",
         &[
             "unknown_namespace.rs#unknown_namespace_is_refused",
+            "boots_armed.rs#boots_armed",
             "kernel/refuses.rs#kernel_refuses_the_unknown_and_reports_it",
         ],
         "refused with `unknown_workload`, then enrolled",

@@ -83,6 +83,12 @@ pub(super) enum Command {
     /// is what the chart does before it is uninstalled. Exit status 4 if nodes
     /// are missing at the end of the time; they are named.
     Uninstall(Uninstall),
+    /// Refuse whatever begins in a network namespace of its own, from now on and
+    /// until a daemon knows it: for the boot of a node.
+    ///
+    /// Attaches and pins what the daemon takes over when it starts. Where a
+    /// daemon runs there is nothing to do.
+    Gate(Gate),
     /// Be the network plug-in of a container runtime, which asks by environment
     /// and standard input.
     ///
@@ -244,6 +250,20 @@ pub(super) struct Uninstall {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct Gate {
+    /// The daemon's configuration; by default its usual file, if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The cgroup to attach at; by default the one of the configuration, or the
+    /// root of the cgroup2 tree.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) cgroup: Option<PathBuf>,
+    /// The folder of the pins; by default the one of the configuration.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) pins: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct Explain {
     pub(super) word: Option<String>,
 }
@@ -301,7 +321,11 @@ mod tests {
     fn the_units_of_deploy_call_us_rightly() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd");
         let mut calls = 0;
-        for unit in ["mtls-daemon.service", "example-workload.service"] {
+        for unit in [
+            "mtls-daemon.service",
+            "mtls-daemon-gate.service",
+            "example-workload.service",
+        ] {
             let text = std::fs::read_to_string(format!("{folder}/{unit}")).unwrap();
             for line in text.lines().filter(|line| line.starts_with("Exec")) {
                 let (_, call) = line.split_once('=').unwrap();
@@ -314,7 +338,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(calls, 3);
+        assert_eq!(calls, 4);
     }
 
     #[test]

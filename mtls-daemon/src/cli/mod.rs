@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod connections;
 mod enrol;
+mod gate;
 mod humane;
 mod policy;
 mod status;
@@ -26,6 +27,7 @@ use crate::admin::client::ClientError;
 use crate::cni::install::Place;
 use crate::cni::plugin;
 use crate::config::Config;
+use crate::kernel::{Armed, KernelError};
 use crate::reason::{Reason, Use};
 use crate::{kernel, log, netns};
 
@@ -46,13 +48,16 @@ enum Exit {
 }
 
 /// Runs the command; `run` is the daemon itself, given its configuration and
-/// the file that it came from.
-pub fn main<E: Error>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> ExitCode {
+/// the file that it came from, and `arm` what it does before it knows anybody.
+pub fn main<E: Error>(
+    run: impl FnOnce(Config, PathBuf) -> Result<(), E>,
+    arm: impl FnOnce(&Config) -> Result<Armed, KernelError>,
+) -> ExitCode {
     if plugin::is_called(std::env::args_os()) {
         return ExitCode::from(u8::from(cni() != Exit::Done));
     }
     let arguments = Arguments::parse();
-    ExitCode::from(match command(arguments.command, run) {
+    ExitCode::from(match command(arguments.command, run, arm) {
         Exit::Done => 0,
         Exit::Failed => 1,
         // 2 is a wrong command line.
@@ -61,7 +66,11 @@ pub fn main<E: Error>(run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exi
     })
 }
 
-fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Result<(), E>) -> Exit {
+fn command<E: Error>(
+    command: Command,
+    run: impl FnOnce(Config, PathBuf) -> Result<(), E>,
+    arm: impl FnOnce(&Config) -> Result<Armed, KernelError>,
+) -> Exit {
     match command {
         Command::Run { config } => daemon(config, run),
         Command::CheckConfig { file } => config::check(&file),
@@ -77,6 +86,7 @@ fn command<E: Error>(command: Command, run: impl FnOnce(Config, PathBuf) -> Resu
         Command::Enrol(asked) => enrol::command(asked),
         Command::Detach(asked) => detach(&asked),
         Command::Uninstall(asked) => uninstall::command(&asked),
+        Command::Gate(asked) => gate::command(asked, arm),
         Command::Cni => cni(),
         Command::Explain(asked) => explain(&asked),
         Command::Version => say(&format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))),

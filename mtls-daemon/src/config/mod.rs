@@ -133,6 +133,14 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Mistakes> {
 }
 
 impl Config {
+    /// Every default, of a node where nobody is anybody.
+    pub fn of_nobody() -> Result<Self, Mistakes> {
+        parse(
+            "the defaults",
+            "version = 1\n[identity]\ntrust_domain = \"nobody.invalid\"\n",
+        )
+    }
+
     /// Where a workload's certificates come from. Checked: every configured workload has one.
     pub fn source_of<'a>(&'a self, workload: &'a Workload) -> Option<&'a Source> {
         workload.source.as_ref().or(self.identity.source.as_ref())

@@ -81,6 +81,15 @@ pub struct Options {
     pub veth_gate: bool,
 }
 
+/// What arming the gate found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Armed {
+    /// Nobody but us is there, and it is armed now.
+    Now,
+    /// A daemon runs, and enforces.
+    ByADaemon,
+}
+
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapUsage {
@@ -130,6 +139,14 @@ impl Kernel {
     /// Leaves the sockets of another cgroup alone: a child's, say, with its own.
     pub fn exempt_cgroup(&mut self, id: u64) -> Result<(), KernelError> {
         self.exempt.put(&id, &1).of_map(name::EXEMPT, "written")
+    }
+
+    /// Leaves no sockets alone any more: whoever opened this is no daemon.
+    pub fn exempt_nobody(&mut self) -> Result<(), KernelError> {
+        for id in self.exempt.keys().of_map(name::EXEMPT, "read")? {
+            self.exempt.remove(&id).of_map(name::EXEMPT, "written")?;
+        }
+        Ok(())
     }
 
     /// Whether sockets of that cgroup are the daemon's own, or left alone as they are.

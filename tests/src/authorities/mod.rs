@@ -4,5 +4,5 @@
 mod openbao;
 mod spire;
 
-pub use openbao::{Api, OpenBao};
+pub use openbao::{Api, HOST, OpenBao};
 pub use spire::{Agent, Entry, Spire};

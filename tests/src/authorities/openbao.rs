@@ -2,6 +2,7 @@
 //! and TLS of its own.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,12 +12,15 @@ use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::mesh::Ca;
 use crate::node::{Family, Node};
+use crate::pod::Pod;
 use crate::process::{Process, Spawn};
 use crate::programs;
 
 /// A server that is initialised and unsealed.
 pub struct OpenBao {
     node: Node,
+    /// Where it runs, if not on the node itself.
+    pod: Option<Pod>,
     folder: PathBuf,
     server_ca: PathBuf,
     cgroup: Cgroup,
@@ -35,12 +39,25 @@ pub struct Api<'a> {
 
 const PORT: u16 = 8200;
 
+/// Its name, for who can resolve it.
+pub const HOST: &str = "openbao.example";
+
 impl OpenBao {
     /// Listens at all addresses of the node.
     pub fn start(node: &Node) -> Result<Self> {
+        Self::start_at(node, None)
+    }
+
+    /// Listens at all addresses of a pod.
+    pub fn start_in(pod: &Pod) -> Result<Self> {
+        Self::start_at(pod.node(), Some(pod))
+    }
+
+    fn start_at(node: &Node, pod: Option<&Pod>) -> Result<Self> {
+        let address = address(node, pod);
         let folder = node.scene().data("openbao")?;
         let ca = Ca::create(&folder, "server-ca", "openbao.example")?;
-        let certificate = ca.server("server", node.address(Family::V4))?;
+        let certificate = ca.server("server", address, HOST)?;
         let config = folder.join("config.hcl");
         let text = format!(
             "storage \"file\" {{\n path = \"{store}\"\n}}\n\
@@ -49,11 +66,11 @@ impl OpenBao {
             store = folder.join("store").display(),
             cert = certificate.certificate.display(),
             key = certificate.key.display(),
-            address = node.address(Family::V4),
         );
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let mut server = Self {
             node: node.clone(),
+            pod: pod.cloned(),
             folder,
             server_ca: ca.certificate.clone(),
             cgroup: node.scene().cgroup().child("openbao")?,
@@ -73,27 +90,47 @@ impl OpenBao {
 
     /// Starts it, sealed, and waits until it answers.
     pub fn launch(&mut self) -> Result {
-        let mut process = self
-            .node
-            .spawn(programs::openbao()?)?
-            .cgroup(&self.cgroup)
+        self.launch_unheard()?;
+        self.wait_until_heard()
+    }
+
+    /// Starts it, sealed.
+    pub fn launch_unheard(&mut self) -> Result {
+        let program = programs::openbao()?;
+        let spawn = match &self.pod {
+            Some(pod) => pod.spawn(program)?,
+            None => self.node.spawn(program)?.cgroup(&self.cgroup),
+        };
+        let process = spawn
             .arg("server")
             .arg(format!(
                 "-config={}",
                 self.folder.join("config.hcl").display()
             ))
             .start()?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it answers the node.
+    pub fn wait_until_heard(&mut self) -> Result {
         wait_for(
             Deadline::default(),
             || "OpenBao to answer",
             || {
-                process.must_run()?;
-                let answer = self.curl("GET", "sys/seal-status")?.output()?;
-                Ok(answer.status.success().then_some(()))
+                if let Some(process) = &mut self.process {
+                    process.must_run()?;
+                }
+                Ok(self.is_heard()?.then_some(()))
             },
-        )?;
-        self.process = Some(process);
-        Ok(())
+        )
+    }
+
+    /// Whether it answers the node.
+    pub fn is_heard(&self) -> Result<bool> {
+        let curl = self.curl("GET", "sys/seal-status")?;
+        let answer = curl.args(["--max-time", "2"]).output()?;
+        Ok(answer.status.success())
     }
 
     pub fn unseal(&self) -> Result {
@@ -125,7 +162,7 @@ impl OpenBao {
     }
 
     pub fn url(&self) -> String {
-        format!("https://{}:{PORT}", self.node.address(Family::V4))
+        format!("https://{}:{PORT}", address(&self.node, self.pod.as_ref()))
     }
 
     /// The root that its own certificate comes from.
@@ -160,6 +197,13 @@ impl OpenBao {
             .args(["--request", method, "--cacert"])
             .arg(&self.server_ca)
             .arg(format!("{}/v1/{path}", self.url())))
+    }
+}
+
+fn address(node: &Node, pod: Option<&Pod>) -> IpAddr {
+    match pod {
+        Some(pod) => pod.address(Family::V4),
+        None => node.address(Family::V4),
     }
 }
 

@@ -113,17 +113,14 @@ impl Ca {
         self.issue(name, vec![uri(identity)?])
     }
 
-    /// A certificate for a server at an address.
-    pub fn server(&self, name: &str, address: std::net::IpAddr) -> Result<Leaf> {
-        self.issue(name, vec![SanType::IpAddress(address)])
+    /// A certificate for a server at an address, and at a host's name.
+    pub fn server(&self, name: &str, address: std::net::IpAddr, host: &str) -> Result<Leaf> {
+        self.issue(name, vec![SanType::IpAddress(address), dns(host)?])
     }
 
     /// The same with a name of the host too, for programs that know no other.
     pub fn leaf_for_host(&self, name: &str, identity: &str, host: &str) -> Result<Leaf> {
-        let host = Ia5String::try_from(host)
-            .map(SanType::DnsName)
-            .map_err(unissued)?;
-        self.issue(name, vec![uri(identity)?, host])
+        self.issue(name, vec![uri(identity)?, dns(host)?])
     }
 
     fn issue(&self, name: &str, names: Vec<SanType>) -> Result<Leaf> {
@@ -167,6 +164,12 @@ fn named(name: &str) -> DistinguishedName {
 fn uri(identity: &str) -> Result<SanType> {
     Ia5String::try_from(identity)
         .map(SanType::URI)
+        .map_err(unissued)
+}
+
+fn dns(host: &str) -> Result<SanType> {
+    Ia5String::try_from(host)
+        .map(SanType::DnsName)
         .map_err(unissued)
 }
 

@@ -1,8 +1,7 @@
 //! A node's daemon: the real program, started, killed, asked.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::http;
 use super::metrics::Metrics;
 use crate::cgroup::Cgroup;
 use crate::deadline::{Deadline, wait_for};
@@ -44,11 +44,8 @@ pub struct Daemon {
     descriptors: Option<u64>,
     /// File that says how far its clock is from the machine's.
     clock: Option<PathBuf>,
+    resolver: Option<PathBuf>,
 }
-
-/// The configuration's default.
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 impl Daemon {
     /// Makes what the daemon needs, and starts nothing.
@@ -73,6 +70,7 @@ impl Daemon {
             bpffs,
             descriptors: None,
             clock: None,
+            resolver: None,
         })
     }
 
@@ -115,6 +113,22 @@ impl Daemon {
         self.step_clock("+0")
     }
 
+    /// Lets it resolve names at a server of its own, from its next start on.
+    pub fn resolve_at(&mut self, server: IpAddr) -> Result {
+        let file = self.config.with_file_name("resolv.conf");
+        fs::write(&file, format!("nameserver {server}\n"))
+            .doing(|| format!("writing {}", file.display()))?;
+        self.resolver = Some(file);
+        Ok(())
+    }
+
+    /// Arms its node as it is done at a boot, before it starts.
+    pub fn arm_gate(&self) -> Result {
+        let config = self.config.to_string_lossy();
+        let said = self.command(&["gate", "--config", &config])?.success()?;
+        ensure(said.starts_with("armed"), || said.clone())
+    }
+
     /// Steps its own clock to so far from the machine's: `+3h`, `-90m`.
     pub fn step_clock(&self, offset: &str) -> Result {
         let Some(file) = &self.clock else {
@@ -146,6 +160,9 @@ impl Daemon {
                 .env("FAKETIME_TIMESTAMP_FILE", file)
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        if let Some(file) = &self.resolver {
+            spawn = spawn.resolver(file);
         }
         let process = spawn.args(["run", "--config"]).arg(&self.config).start()?;
         self.process = Some(process);
@@ -404,7 +421,7 @@ impl Daemon {
 
     /// GET from its metrics address, inside of the node's namespace.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = self.node.netns().run(|| get(path))?;
+        let answer = self.node.netns().run(|| http::get(path))?;
         answer.doing(|| {
             format!(
                 "getting {path} from the daemon of node {}",
@@ -446,43 +463,4 @@ pub fn workloads(status: &Value) -> impl Iterator<Item = &Value> {
         .as_array()
         .into_iter()
         .flatten()
-}
-
-/// GET from the metrics address of the namespace that this thread is in.
-pub(crate) fn get(path: &str) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&METRICS, ANSWER_WITHIN)?;
-    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let malformed = || io::Error::other(format!("no HTTP answer: {answer:?}"));
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    let chunked = head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked");
-    let body = if chunked {
-        unchunked(body).ok_or_else(malformed)?
-    } else {
-        body.to_owned()
-    };
-    Ok((status.ok_or_else(malformed)?, body))
-}
-
-fn unchunked(mut rest: &str) -> Option<String> {
-    let mut body = String::new();
-    loop {
-        let (length, after) = rest.split_once("\r\n")?;
-        let length = usize::from_str_radix(length.trim(), 16).ok()?;
-        if length == 0 {
-            return Some(body);
-        }
-        body.push_str(after.get(..length)?);
-        rest = after.get(length..)?.strip_prefix("\r\n")?;
-    }
 }

@@ -4,6 +4,7 @@
 mod ca;
 mod config;
 mod daemon;
+mod http;
 mod metrics;
 
 use crate::capture::{Capture, Report};
@@ -13,8 +14,8 @@ use crate::pod::Pod;
 
 pub use ca::{Ca, Leaf};
 pub use config::Plan;
-pub(crate) use daemon::get;
 pub use daemon::{Daemon, Position, workloads};
+pub(crate) use http::get;
 pub use metrics::Metrics;
 
 /// The daemons of a story.

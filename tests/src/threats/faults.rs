@@ -47,6 +47,11 @@ pub(super) const FAULTS: &[Row] = &[
         "slow: nobody notices; nothing for longer than certificates live: told, refuses, recovers when it speaks",
     ),
     row(
+        "A node boots, and its workloads' issuer and the resolver that leads to it are workloads of its own",
+        &["boots_armed.rs#boots_armed"],
+        "refused from the gate to the daemon; it comes up by itself",
+    ),
+    row(
         "The clock steps",
         &[
             "clock_steps.rs#clock_steps",

@@ -51,6 +51,8 @@ pub(crate) const fn file(name: &'static str, path: &'static str) -> Package {
 
 pub(crate) const APPS: &[Package] = &[
     program("curl", "curl"),
+    // A resolver that is a workload.
+    program("dnsmasq-base", "dnsmasq"),
     program("iproute2", "ip"),
     service("iperf3", "iperf3", "iperf3.service"),
     // A clock of a daemon's own.
@@ -66,6 +68,8 @@ pub(crate) const APPS: &[Package] = &[
     file("postgresql", "lib/postgresql/*/bin/pgbench"),
     service("redis-server", "redis-server", "redis-server.service"),
     program("redis-tools", "redis-benchmark"),
+    // What it says of our units; nothing is started.
+    program("systemd", "systemd-analyze"),
 ];
 
 /// What the benchmark runs beside ourselves, and what it measures with.
