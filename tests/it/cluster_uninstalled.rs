@@ -7,6 +7,7 @@ use std::time::Duration;
 use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
+use mtls_tests::process::Process;
 use mtls_tests::{Doing, Error, Node, Result, ensure, ensure_eq, play, two_nodes};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,11 +50,15 @@ fn cluster_uninstalled() -> Result {
         enforced()?;
         wire.finish()?.ensure_only_tls()?;
 
+        // Carried by a's daemon, and half said when that detaches.
+        let open = HalfSaid::start(&plane, &on_a)?;
+
         // A daemon that cannot answer, on a node whose kubelet does not notice.
         plane.kubectl(&["cordon", "b"])?;
-        let pid = pid(&daemons.ask(&b, "status")?)?;
+        let of_a = pid(&daemons.ask(&a, "status")?)?;
+        let of_b = pid(&daemons.ask(&b, "status")?)?;
         workers[1].stop_kubelet()?;
-        signal(pid, Signal::SIGSTOP)?;
+        signal(of_b, Signal::SIGSTOP)?;
         let said = match daemons.uninstall() {
             Err(Error::Command { output, .. }) => output,
             other => {
@@ -86,6 +91,8 @@ fn cluster_uninstalled() -> Result {
             "a",
         )?;
         plane.refuses("other", "stranger", &on_b)?;
+        open.finish(&plane)?;
+        a_killed_daemon_stays_detached(&plane, &daemons, &a, of_a)?;
         a_successor_stays_detached(&plane, &daemons, &a)?;
         ensure_eq(
             plane.ask("other", "stranger", &on_a)?,
@@ -94,7 +101,7 @@ fn cluster_uninstalled() -> Result {
         )?;
 
         // It is to stay after all.
-        signal(pid, Signal::SIGCONT)?;
+        signal(of_b, Signal::SIGCONT)?;
         workers[1].start_kubelet()?;
         plane.kubectl(&["uncordon", "b"])?;
         daemons.roll_back(1)?;
@@ -148,6 +155,67 @@ fn cluster_uninstalled() -> Result {
     })
 }
 
+/// A request whose end is said later, on one connection.
+struct HalfSaid(Process);
+
+impl HalfSaid {
+    fn start(plane: &ControlPlane, url: &str) -> Result<Self> {
+        let address = url.trim_start_matches("http://").trim_end_matches(":8080/");
+        let ask = format!(
+            "(printf 'GET / HTTP/1.0\\r\\n'; echo > /tmp/begun; \
+              until test -f /tmp/go; do sleep 0.1; done; printf '\\r\\n'; sleep 1) | nc {address} 8080"
+        );
+        let words = ["exec", "-n", "shop", "deploy/client", "--"];
+        let asking = plane.start_kubectl(&[&words[..], &["sh", "-c", &ask]].concat())?;
+        wait_for(
+            Deadline::after(POD),
+            || "the request to be begun",
+            || {
+                let begun = [&words[..], &["test", "-f", "/tmp/begun"]].concat();
+                Ok(plane.kubectl(&begun).ok())
+            },
+        )?;
+        Ok(Self(asking))
+    }
+
+    fn finish(mut self, plane: &ControlPlane) -> Result {
+        plane.kubectl(&[
+            "exec",
+            "-n",
+            "shop",
+            "deploy/client",
+            "--",
+            "sh",
+            "-c",
+            "echo > /tmp/go",
+        ])?;
+        let ended = self.0.wait(Deadline::after(POD))?;
+        let said = self.0.log();
+        ensure(ended.success() && said.contains("web on a"), || {
+            format!("what was open when the node was detached ended with {ended}: {said}")
+        })
+    }
+}
+
+/// Nobody tells a daemon what the one before it was told.
+fn a_killed_daemon_stays_detached(
+    plane: &ControlPlane,
+    daemons: &Installed<'_>,
+    node: &Node,
+    pid: Pid,
+) -> Result {
+    plane.api_server()?.signal(Signal::SIGSTOP)?;
+    signal(pid, Signal::SIGKILL)?;
+    wait_for(
+        Deadline::after(POD),
+        || "the daemon to be gone",
+        || Ok(kill(pid, None).is_err().then_some(())),
+    )?;
+    let detached = is_detached(daemons, node, || true);
+    plane.api_server()?.signal(Signal::SIGCONT)?;
+    detached
+}
+
 /// A daemon of another pod, which finds the DaemonSet as the first one left it.
 fn a_successor_stays_detached(
     plane: &ControlPlane,
@@ -156,13 +224,18 @@ fn a_successor_stays_detached(
 ) -> Result {
     let before = daemons.pod_on(node)?;
     plane.kubectl(&["delete", "pod", "-n", "mtls-daemon", &before])?;
+    // Its predecessor is gone, and takes no questions.
+    let is_another = || daemons.pod_on(node).is_ok_and(|pod| pod != before);
+    is_detached(daemons, node, is_another)
+}
+
+/// From its beginning on.
+fn is_detached(daemons: &Installed<'_>, node: &Node, is_it: impl Fn() -> bool) -> Result {
     let (code, said) = wait_for(
         Deadline::after(POD),
         || "the successor to say how it is",
         || {
-            let another = daemons.pod_on(node).is_ok_and(|pod| pod != before);
-            // Its predecessor is gone, and takes no questions.
-            let answer = daemons.readiness(node).ok().filter(|_| another);
+            let answer = daemons.readiness(node).ok().filter(|_| is_it());
             Ok(answer.filter(|(_, said)| !said.contains("starting")))
         },
     )?;

@@ -36,13 +36,14 @@ const CLAIMS: &[Row] = &[
         "Programs and maps are pinned; without a daemon connections are refused.",
     ),
     row(
-        "Only `detach`, or removing the pins where no daemon runs, ends it.",
+        "Only `detach`, being uninstalled, or removing the pins where no daemon runs, ends it.",
         &[
             "enforcement_outlives_the_daemon.rs#detach_removes_enforcement",
             "enforcement_outlives_the_daemon.rs#removing_the_pins_removes_enforcement",
             "pins_removed.rs#pins_removed_beside_the_daemon",
+            "cluster_uninstalled.rs#cluster_uninstalled",
         ],
-        "Both are for root on the host; a running daemon puts its pins back.",
+        "For root on the host, and for whoever may change the DaemonSet; a running daemon puts its pins back.",
     ),
     row(
         "A peer has proved exactly the identity that is expected, where the directory knows it.",

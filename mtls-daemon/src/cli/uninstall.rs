@@ -42,8 +42,7 @@ async fn run(what: &Uninstall) -> Exit {
                     return said;
                 }
                 if progress.is_done() {
-                    let all = count(progress.detached.len(), "node");
-                    return say(&format!("{all} detached: nothing is enforced any more\n"));
+                    return say(&done(&progress));
                 }
                 last = (progress, None);
             }
@@ -98,6 +97,16 @@ fn news(before: &Progress, now: &Progress) -> String {
         let _ = writeln!(text, "{node}: not yet: {why}");
     }
     text
+}
+
+fn done(progress: &Progress) -> String {
+    match progress.detached.len() {
+        0 => "no node has a pod of the DaemonSet: there was nobody to ask\n".to_owned(),
+        nodes => format!(
+            "{} detached: nothing is enforced any more\n",
+            count(nodes, "node")
+        ),
+    }
 }
 
 /// Who has not answered.
@@ -176,6 +185,8 @@ mod tests {
         assert_eq!(news(&second, &second), "");
         let third = progress(&["a"], &[("b", "a link stays")]);
         assert_eq!(news(&second, &third), "b: not yet: a link stays\n");
+        assert!(done(&progress(&["a"], &[])).starts_with("1 node detached"));
+        assert!(done(&Progress::default()).contains("nobody to ask"));
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "kernel", repeated: false,
-        doc: "Where enforcement is attached. It stays when the daemon goes; only `mtls-daemon detach` takes it away.",
+        doc: "Where enforcement is attached. It stays when the daemon goes; only `mtls-daemon detach` takes it away, and being uninstalled (`kubernetes.daemonset`).",
         keys: &[
             key("cgroup", Path, Unset("the root of the cgroup2 mount"), Restart, r#""/sys/fs/cgroup""#,
                 "The cgroup2 folder below which connections are intercepted."),
