@@ -1,6 +1,5 @@
 //! `uninstall`: has all daemons of a DaemonSet detach, and waits until they have.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -90,11 +89,10 @@ fn news(before: &Progress, now: &Progress) -> String {
     for node in now.detached.difference(&before.detached) {
         let _ = writeln!(text, "{node}: detached");
     }
-    let waits: BTreeMap<_, _> = (now.missing.iter())
-        .filter(|(node, why)| before.missing.get(*node) != Some(why))
-        .collect();
-    for (node, why) in waits {
-        let _ = writeln!(text, "{node}: not yet: {why}");
+    for (node, why) in &now.failing {
+        if before.failing.get(node) != Some(why) {
+            let _ = writeln!(text, "{node}: not yet: {why}");
+        }
     }
     text
 }
@@ -111,24 +109,20 @@ fn done(progress: &Progress) -> String {
 
 /// Who has not answered.
 fn missing(progress: &Progress, waited: Duration) -> String {
-    let Progress {
-        missing,
-        without_pod,
-        ..
-    } = progress;
+    let without_pod = progress.without_pod;
     let mut text = format!(
         "{} not detached within {} s:",
-        count(missing.len() + without_pod, "node"),
+        count(progress.missing().count() + without_pod, "node"),
         waited.as_secs()
     );
-    for (node, why) in missing {
+    for (node, why) in progress.missing() {
         let _ = write!(text, "\n  {node}: {why}");
     }
-    if *without_pod > 0 {
+    if without_pod > 0 {
         let _ = write!(
             text,
             "\n  {} without a pod of the DaemonSet",
-            count(*without_pod, "node")
+            count(without_pod, "node")
         );
     }
     text
@@ -140,14 +134,10 @@ fn remedy(what: &Uninstall, progress: &Progress) -> String {
         daemonset: name,
         ..
     } = what;
-    let nodes = match progress.missing.len() {
-        0 => "each node where a daemon ran".to_owned(),
-        _ => progress
-            .missing
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", "),
+    let missing: Vec<&str> = progress.missing().map(|(node, _)| node).collect();
+    let nodes = match missing.is_empty() {
+        true => "each node where a daemon ran".to_owned(),
+        false => missing.join(", "),
     };
     format!(
         "Nothing was deleted. What is attached there goes on to refuse connections of pods that were enrolled; other nodes stay detached.\n\
@@ -164,39 +154,46 @@ mod tests {
 
     use super::*;
 
-    fn progress(detached: &[&str], missing: &[(&str, &str)]) -> Progress {
+    fn progress(detached: &[&str], failing: &[(&str, &str)], silent: &[(&str, &str)]) -> Progress {
+        let named = |nodes: &[(&str, &str)]| {
+            let named = nodes.iter();
+            named
+                .map(|&(node, why)| (node.to_owned(), why.to_owned()))
+                .collect()
+        };
         Progress {
             detached: detached.iter().map(|&node| node.to_owned()).collect(),
-            missing: missing
-                .iter()
-                .map(|&(node, why)| (node.to_owned(), why.to_owned()))
-                .collect(),
+            failing: named(failing),
+            silent: named(silent),
             without_pod: 0,
         }
     }
 
     #[test]
     fn each_node_has_a_line_as_it_comes() {
-        let first = progress(&[], &[("a", "silent"), ("b", "silent")]);
-        let told = news(&Progress::default(), &first);
-        assert_eq!(told, "a: not yet: silent\nb: not yet: silent\n");
-        let second = progress(&["a"], &[("b", "silent")]);
+        let first = progress(&[], &[], &[("a", "silent"), ("b", "silent")]);
+        // Nobody could have answered yet.
+        assert_eq!(news(&Progress::default(), &first), "");
+        let second = progress(&["a"], &[], &[("b", "silent")]);
         assert_eq!(news(&first, &second), "a: detached\n");
         assert_eq!(news(&second, &second), "");
-        let third = progress(&["a"], &[("b", "a link stays")]);
+        let third = progress(&["a"], &[("b", "a link stays")], &[]);
         assert_eq!(news(&second, &third), "b: not yet: a link stays\n");
-        assert!(done(&progress(&["a"], &[])).starts_with("1 node detached"));
+        assert_eq!(news(&third, &third), "");
+        let fourth = progress(&["a", "b"], &[], &[]);
+        assert_eq!(news(&third, &fourth), "b: detached\n");
+        assert!(done(&progress(&["a"], &[], &[])).starts_with("1 node detached"));
         assert!(done(&Progress::default()).contains("nobody to ask"));
     }
 
     #[test]
     fn whoever_is_missing_is_named_with_what_to_do() {
-        let mut left = progress(&["a"], &[("b", "silent"), ("c", "a link stays")]);
+        let mut left = progress(&["a"], &[("c", "a link stays")], &[("b", "silent")]);
         left.without_pod = 1;
         let text = missing(&left, Duration::from_secs(120));
         assert_eq!(
             text,
-            "3 nodes not detached within 120 s:\n  b: silent\n  c: a link stays\n  1 node without a pod of the DaemonSet"
+            "3 nodes not detached within 120 s:\n  c: a link stays\n  b: silent\n  1 node without a pod of the DaemonSet"
         );
         let what = Uninstall {
             daemonset: "mesh".to_owned(),
@@ -206,7 +203,7 @@ mod tests {
         };
         let text = remedy(&what, &left);
         for said in [
-            "`helm uninstall mesh -n infra --no-hooks`, and then on b, c: `rm -r /sys/fs/bpf/mtls-daemon`",
+            "`helm uninstall mesh -n infra --no-hooks`, and then on c, b: `rm -r /sys/fs/bpf/mtls-daemon`",
             "`helm rollback mesh REVISION -n infra`",
             "mtls-daemon.io/uninstall-`",
         ] {

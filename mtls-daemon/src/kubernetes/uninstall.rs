@@ -225,8 +225,10 @@ fn answers(events: &[Event], request: &str) -> BTreeMap<String, Result<(), Strin
 pub struct Progress {
     /// Nodes.
     pub detached: BTreeSet<String>,
-    /// Other nodes, and what is known of why.
-    pub missing: BTreeMap<String, String>,
+    /// Nodes where something is still attached, and why.
+    pub failing: BTreeMap<String, String>,
+    /// Nodes that have not answered, and what is known of their pods.
+    pub silent: BTreeMap<String, String>,
     /// Nodes that are to have a daemon's pod and have none at the moment.
     pub without_pod: usize,
 }
@@ -251,20 +253,26 @@ impl Progress {
                     progress.detached.insert(node);
                 }
                 Some(Err(why)) => {
-                    progress.missing.insert(node, why.clone());
+                    progress.failing.insert(node, why.clone());
                 }
                 None => {
-                    progress.missing.insert(node, silent(pod));
+                    progress.silent.insert(node, silent(pod));
                 }
             }
         }
-        let nodes = progress.detached.len() + progress.missing.len();
+        let nodes = progress.detached.len() + progress.missing().count();
         progress.without_pod = wanted.saturating_sub(nodes);
         progress
     }
 
+    /// Who has not detached, and what is known of why.
+    pub fn missing(&self) -> impl Iterator<Item = (&str, &str)> {
+        let missing = self.failing.iter().chain(&self.silent);
+        missing.map(|(node, why)| (node.as_str(), why.as_str()))
+    }
+
     pub fn is_done(&self) -> bool {
-        self.missing.is_empty() && self.without_pod == 0
+        self.missing().next().is_none() && self.without_pod == 0
     }
 }
 
@@ -358,19 +366,15 @@ mod tests {
         let progress = Progress::of(&pods, "u1", 3, &answers);
         assert!(!progress.is_done());
         assert_eq!(progress.detached, BTreeSet::from(["a".to_owned()]));
-        let missing: Vec<(&str, &str)> = progress
-            .missing
-            .iter()
-            .map(|(node, why)| (node.as_str(), why.as_str()))
-            .collect();
+        let missing: Vec<(&str, &str)> = progress.missing().collect();
         assert_eq!(
             missing,
             [
+                ("d", "Node d: a link stays"),
                 (
                     "b",
                     "the daemon of pod mesh-b (Running, not ready) has not answered"
                 ),
-                ("d", "Node d: a link stays"),
             ]
         );
     }
