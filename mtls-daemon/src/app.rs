@@ -101,12 +101,12 @@ pub fn run(config: Config, path: PathBuf) -> Result<(), AppError> {
 
 /// Attach before a daemon has ever run, with nobody known but the host: whatever
 /// begins in a network namespace of its own is refused until a daemon knows it.
+/// What is attached already stays as it is.
 pub fn arm(config: &Config) -> Result<Armed, KernelError> {
-    let mut kernel = match Kernel::open(&kernel_options(config)) {
-        Ok(kernel) => kernel,
-        Err(KernelError::Held { .. }) => return Ok(Armed::ByADaemon),
-        Err(error) => return Err(error),
-    };
+    if Kernel::is_attached(&config.kernel.pins) {
+        return Ok(Armed::Before);
+    }
+    let mut kernel = Kernel::open(&kernel_options(config))?;
     let node = &config.node;
     kernel.set_policy(node.unknown, node.outside, config.network.udp)?;
     kernel.exempt_nobody()?;

@@ -86,10 +86,18 @@ fn boots_armed() -> Result {
             ensure(ended.is_well(), || format!("{family:?}: {ended:?}"))?;
             listening.ended_well(1)?;
         }
-        let config = mesh.daemon(&b)?.config().display().to_string();
-        let again = mesh.daemon(&b)?.command(&["gate", "--config", &config])?;
-        let said = again.success()?;
-        ensure(said.contains("nothing to do"), || said.clone())?;
+        // Again, beside the daemon and after it: what is in force stays.
+        for running in [true, false] {
+            let daemon = mesh.daemon(&b)?;
+            if !running {
+                daemon.kill()?;
+            }
+            let config = daemon.config().display().to_string();
+            let again = daemon.command(&["gate", "--config", &config])?.success()?;
+            ensure(again.starts_with("nothing to do"), || again.clone())?;
+            let heard = vault.is_heard()?;
+            ensure(heard, || "what was excluded is not any more")?;
+        }
         mesh.wire()?.ensure_only_tls()
     })
 }

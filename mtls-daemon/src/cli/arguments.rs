@@ -86,8 +86,8 @@ pub(super) enum Command {
     /// Refuse whatever begins in a network namespace of its own, from now on and
     /// until a daemon knows it: for the boot of a node.
     ///
-    /// Attaches and pins what the daemon takes over when it starts. Where a
-    /// daemon runs there is nothing to do.
+    /// Attaches and pins what the daemon takes over when it starts. What is
+    /// attached already stays as it is.
     Gate(Gate),
     /// Be the network plug-in of a container runtime, which asks by environment
     /// and standard input.

@@ -31,8 +31,8 @@ pub(super) fn command(
             "armed, and pinned in {pins}: until a daemon knows who it is, whatever has a network\n\
              namespace of its own is refused. `mtls-daemon detach` takes that away.\n"
         )),
-        Ok(Armed::ByADaemon) => say(&format!(
-            "a daemon runs, and has armed what is pinned in {pins}: nothing to do\n"
+        Ok(Armed::Before) => say(&format!(
+            "nothing to do: what is pinned in {pins} is attached, and stays as it is\n"
         )),
         Err(error) => {
             complain(&with_sources(&error));

@@ -33,7 +33,7 @@ mod workloads;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
@@ -84,10 +84,10 @@ pub struct Options {
 /// What arming the gate found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Armed {
-    /// Nobody but us is there, and it is armed now.
+    /// Nothing was attached, and the gate is armed now.
     Now,
-    /// A daemon runs, and enforces.
-    ByADaemon,
+    /// A daemon's enforcement, living or dead, or the gate of earlier.
+    Before,
 }
 
 /// How full a map is.
@@ -139,6 +139,11 @@ impl Kernel {
     /// Leaves the sockets of another cgroup alone: a child's, say, with its own.
     pub fn exempt_cgroup(&mut self, id: u64) -> Result<(), KernelError> {
         self.exempt.put(&id, &1).of_map(name::EXEMPT, "written")
+    }
+
+    /// Whether something is attached already, by whomever.
+    pub fn is_attached(pins: &Path) -> bool {
+        std::fs::read_dir(Folders::below(pins).links).is_ok_and(|mut links| links.next().is_some())
     }
 
     /// Leaves no sockets alone any more: whoever opened this is no daemon.
