@@ -5,6 +5,7 @@
 
 use mtls_tests::cgroup::Cgroup;
 use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn, namespace, plan};
+use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Metrics;
 use mtls_tests::player::{Client, Server};
 use mtls_tests::script::{Connect, Step};
@@ -51,6 +52,9 @@ fn forged_probes() -> Result {
                 ensure_eq(refused.as_str(), "ECONNREFUSED", "from its address")?;
             }
 
+            // Who looks at the pod finds what to configure.
+            cast.wait_until_told()?;
+
             let before = cast.probes()?;
             let ports = Family::BOTH.map(|family| cast.probe(family));
             ensure(cast.probes()? >= before + 2, || "no probe was counted")?;
@@ -95,7 +99,7 @@ struct Cast {
     a: Node,
     b: Node,
     _stand_in: StandIn,
-    _plane: ControlPlane,
+    plane: ControlPlane,
 }
 
 impl Cast {
@@ -130,7 +134,7 @@ impl Cast {
             a,
             b,
             _stand_in: stand_in,
-            _plane: plane,
+            plane,
         })
     }
 
@@ -150,6 +154,29 @@ impl Cast {
         let told = self.ask(&self.kubelet, family, PROBED)?;
         told.parse()
             .map_err(|_not_a_port| Error::Unexpected(format!("a probe, {family:?}: {told}")))
+    }
+
+    /// Of many refused within a moment the daemon hears of one, so somebody
+    /// asks again and again, as a prober does.
+    fn wait_until_told(&self) -> Result {
+        wait_for(
+            Deadline::default(),
+            || "an Event ProbeRefused on the server".to_owned(),
+            || {
+                let refused = self.ask(&self.somebody, Family::V4, PROBED)?;
+                ensure_eq(refused.as_str(), "ECONNREFUSED", "from its address")?;
+                let events = self.plane.get(&["events.events.k8s.io", "-n", "shop"])?;
+                let mut events = events["items"].as_array().into_iter().flatten();
+                let told = events.any(|event| {
+                    let note = event["note"].as_str().unwrap_or_default();
+                    event["reason"] == "ProbeRefused"
+                        && event["regarding"]["name"] == "server"
+                        && note.contains(&format!("port {PROBED} "))
+                        && note.contains(&self.kubelet.path().display().to_string())
+                });
+                Ok(told.then_some(()))
+            },
+        )
     }
 
     /// Connections that came in as probes.

@@ -1,7 +1,8 @@
 //! Events on pods and policies, for those who ask the API server why one is
 //! not, or not any more, what they think.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -22,12 +23,21 @@ use super::uninstall::{self, Report};
 const BURST: u32 = 25;
 const ONE_EVERY: Duration = Duration::from_secs(5);
 const WITHIN: Duration = Duration::from_secs(5);
+/// Probes come every few seconds, and are told of this often.
+const PROBES_EVERY: Duration = Duration::from_secs(600);
 
 /// What the node wants told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Connections of a pod of this node were cut when it was enrolled.
     Cut { uid: String, cut: Cut },
+    /// From the node, at a probe port of a pod, by whom nobody knows as the
+    /// prober; whose cgroup that is, as configured.
+    ProbeRefused {
+        uid: String,
+        port: u16,
+        prober: Option<PathBuf>,
+    },
     /// What came of being uninstalled.
     Left(Report),
 }
@@ -39,6 +49,8 @@ pub(super) struct Events {
     failed: bool,
     /// Pods that cannot be enrolled and know it, by UID.
     unfit: HashSet<String>,
+    /// When a pod's port was last told of, by its UID.
+    probed: HashMap<(String, u16), Instant>,
     client: Client,
     node: String,
     /// Goes on until the API server has taken it.
@@ -57,6 +69,7 @@ impl Events {
             under_way: JoinSet::new(),
             failed: false,
             unfit: HashSet::new(),
+            probed: HashMap::new(),
             client,
             node: node.to_owned(),
             leaving: None,
@@ -100,6 +113,20 @@ impl Events {
             ),
         };
         self.tell(reference(pod), kind, "Enrol", reason, note);
+    }
+
+    pub(super) fn probe_refused(&mut self, pod: &PodRef, port: u16, prober: Option<&Path>) {
+        let now = Instant::now();
+        let is_new = |at: &Instant| now.saturating_duration_since(*at) < PROBES_EVERY;
+        self.probed.retain(|_, at| is_new(at));
+        let key = (pod.uid.clone(), port);
+        if self.probed.contains_key(&key) {
+            return;
+        }
+        self.probed.insert(key, now);
+        let note = refused_probe(port, prober);
+        let kind = EventType::Warning;
+        self.tell(reference(pod), kind, "Enforce", "ProbeRefused", note);
     }
 
     pub(super) fn policy(&mut self, note: &Note, complaint: &str) {
@@ -165,6 +192,19 @@ impl Events {
         }
         self.failed = told.is_err();
     }
+}
+
+fn refused_probe(port: u16, prober: Option<&Path>) -> String {
+    let known = match prober {
+        Some(cgroup) => format!("is {}", cgroup.display()),
+        None => "is not set".to_owned(),
+    };
+    format!(
+        "A connection in clear from this node to probe port {port} was refused, for it is not \
+         known to be the kubelet's: kubernetes.kubelet_cgroup {known}. If the kubelet's probes \
+         fail, set it to the cgroup that the kubelet runs in; another prober's port belongs into \
+         the pod's excluded-inbound-ports"
+    )
 }
 
 fn reference(pod: &PodRef) -> ObjectReference {

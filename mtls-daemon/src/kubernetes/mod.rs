@@ -395,6 +395,11 @@ impl Observer {
                     self.events.connections_cut(&pod, cut);
                 }
             }
+            Notice::ProbeRefused { uid, port, prober } => {
+                if let Some(pod) = self.store.pod(&uid) {
+                    self.events.probe_refused(&pod, port, prober.as_deref());
+                }
+            }
             Notice::Left(report) => self.events.left(report),
         }
     }

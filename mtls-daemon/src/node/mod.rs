@@ -8,6 +8,7 @@ mod leaving;
 mod place;
 mod plugin;
 mod policies;
+mod probed;
 mod reload;
 mod sandboxes;
 mod strict;
@@ -144,6 +145,7 @@ impl Node {
                     reason = %Reason::PlaintextRefused,
                     "refused plain text to a strict workload"
                 );
+                self.heed_refused(&workload, *source, *port);
             }
             Event::Held {
                 cookie,
