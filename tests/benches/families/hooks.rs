@@ -1,13 +1,14 @@
-//! The kernel's programs alone: attached, with everything excluded, so that
-//! connections go straight and the daemon has no part in them. The time is the
-//! kernel's own account of its programs (bpf_stats).
+//! The kernel's programs alone: attached, between workloads with everything
+//! excluded, and between neighbours that nobody enrols, so that connections go
+//! straight and the daemon has no part in them. The time is the kernel's own
+//! account of its programs (bpf_stats).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use mtls_tests::{Error, Result, ensure};
+use mtls_tests::{Error, Plan, Pod, Result, ensure};
 
 use crate::bench::Bench;
 use crate::candidates::Candidate;
@@ -16,12 +17,35 @@ use crate::figures::Value;
 use crate::load::Kind;
 
 pub(super) fn run(bench: &mut Bench) -> Result {
+    let veth = "veth_gate_ns_per_frame";
+    between(
+        bench,
+        ["hooks_us_per_connection", "hooks_ns_per_packet"],
+        Some(veth),
+        |plan, _, _| plan.set("network", "excluded", "[\"10.0.1.0/24\", \"10.0.2.0/24\"]"),
+    )?;
+    between(
+        bench,
+        ["neighbour_us_per_connection", "neighbour_ns_per_packet"],
+        None,
+        |plan, client, server| {
+            plan.set_workload(client, "mode", "\"off\"")
+                .set_workload(server, "mode", "\"off\"")
+        },
+    )
+}
+
+/// Between the two pods of that plan; at their veths is a gate, or none.
+fn between(
+    bench: &mut Bench,
+    [each_connection, each_packet]: [&str; 2],
+    each_frame: Option<&str>,
+    plan: fn(Plan, &Pod, &Pod) -> Plan,
+) -> Result {
     let before = programs()?;
     let mut course = Course::build_as(&[Candidate::Ours], |_, _| {
         Ok(Change {
-            plan: Some(Box::new(|plan, _, _| {
-                plan.set("network", "excluded", "[\"10.0.1.0/24\", \"10.0.2.0/24\"]")
-            })),
+            plan: Some(Box::new(plan)),
             ..Change::default()
         })
     })?;
@@ -34,17 +58,18 @@ pub(super) fn run(bench: &mut Bench) -> Result {
         let (measured, _) = course.way(candidate)?.measure(order)?;
         let ran = Ran::between(&then, &programs()?, |id| !before.contains_key(&id));
         ensure(ran.packets.runs > 0, || "no program saw a packet")?;
-        ensure(ran.frames.runs > 0, || "no frame came by a veth's gate")?;
+        let gated = ran.frames.runs > 0;
+        ensure(gated == each_frame.is_some(), || {
+            format!("{} frames came by a veth's gate", ran.frames.runs)
+        })?;
         let connections = u32::try_from(measured.units).unwrap_or(u32::MAX);
-        Ok(vec![
-            Value::new(
-                "hooks_us_per_connection",
-                "us",
-                ran.connections.time.as_secs_f64() * 1e6 / f64::from(connections),
-            ),
-            Value::new("hooks_ns_per_packet", "ns", ran.packets.nanos_each()),
-            Value::new("veth_gate_ns_per_frame", "ns", ran.frames.nanos_each()),
-        ])
+        let time = ran.connections.time.as_secs_f64() * 1e6 / f64::from(connections);
+        let mut values = vec![
+            Value::new(each_connection, "us", time),
+            Value::new(each_packet, "ns", ran.packets.nanos_each()),
+        ];
+        values.extend(each_frame.map(|name| Value::new(name, "ns", ran.frames.nanos_each())));
+        Ok(values)
     })
 }
 

@@ -147,6 +147,16 @@ const GOALS: &[Goal] = &[
         |f| f.median("hooks_ns_per_packet", Ours),
     ),
     goal(
+        "hooks, an unenrolled neighbour, us a connection",
+        AtMost(1.5),
+        |f| f.median("neighbour_us_per_connection", Ours),
+    ),
+    goal(
+        "hooks, an unenrolled neighbour, ns a packet",
+        AtMost(120.0),
+        |f| f.median("neighbour_ns_per_packet", Ours),
+    ),
+    goal(
         "bulk, 1 connection, 10 ms round trip, of direct",
         AtLeast(0.9),
         |f| ratio(f, "bulk_1_10ms", Direct),

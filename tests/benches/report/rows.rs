@@ -171,6 +171,14 @@ pub(super) const SECTIONS: &[Section] = &[
                 "attached, everything excluded, a packet and program",
             ),
             less(
+                "neighbour_us_per_connection",
+                "attached, between pods that nobody enrols, a connection",
+            ),
+            less(
+                "neighbour_ns_per_packet",
+                "attached, between pods that nobody enrols, a packet and program",
+            ),
+            less(
                 "veth_gate_ns_per_frame",
                 "the gate at the veth, everything excluded, a frame",
             ),
