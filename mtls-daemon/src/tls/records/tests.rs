@@ -166,16 +166,12 @@ fn nothing_is_lost_when_the_socket_is_full() {
     near.socket.set_nonblocking(true).unwrap();
     let mut said = 0;
     let mut waits = 0;
-    while waits == 0 {
+    // More than two of them: the kernel may make room between any two.
+    while waits <= 400_000 {
         let mut text = pattern(200_000);
         waits = near.records.send(&mut text, false, &near.socket).unwrap();
         said += 200_000;
     }
-    let more = near
-        .records
-        .send(&mut pattern(200_000), false, &near.socket);
-    assert!(more.unwrap() > waits);
-    said += 200_000;
     near.socket.set_nonblocking(false).unwrap();
     let reading = std::thread::spawn(move || far.hear(said));
     assert_eq!(near.records.send(&mut [], false, &near.socket).unwrap(), 0);
