@@ -96,6 +96,14 @@ fn cluster() -> Result {
         plane.apply(&at_once())?;
         plane.wait("shop", "job/at-once", "Complete")?;
 
+        // The daemon's account may do what it has to, and the source knows whom it
+        // is asked for.
+        let checked = daemons.check(&a)?;
+        ensure(
+            checked.contains("good: spiffe://example.org/ns/shop/sa/client, until"),
+            || checked.clone(),
+        )?;
+
         // Nobody comes in in clear, and nobody without an identity is reached.
         let web = url(&plane.address("shop", "app=web", &b)?);
         let stranger = url(&plane.address("other", "", &a)?);

@@ -69,6 +69,7 @@ mod boots_armed;
 mod cert_manager;
 mod certificates;
 mod cgroup_remade;
+mod check_cluster;
 mod clock_steps;
 mod cluster;
 mod cluster_uninstalled;

@@ -37,15 +37,12 @@ pub(super) enum Command {
     },
     /// Report every mistake in a configuration file.
     CheckConfig { file: PathBuf },
-    /// Ask every workload's source for its certificate, once, and say what is
-    /// missing.
+    /// Say what the node and its cluster lack, and ask every workload's source
+    /// for its certificate, once.
     ///
     /// Needs no running daemon, and enrols nothing. An authority that signs on
     /// demand signs a certificate for each workload, which is thrown away.
-    Check {
-        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
-        config: PathBuf,
-    },
+    Check(Check),
     /// Show configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -245,6 +242,16 @@ pub(super) struct Uninstall {
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
     pub(super) timeout: Duration,
     /// How to log in; by default as the service account of the pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
+    /// Look at the cluster as somebody who may see more than the daemon:
+    /// NetworkPolicies, webhooks, aggregated APIs. Its own rights are not judged.
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<PathBuf>,
 }

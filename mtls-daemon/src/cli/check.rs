@@ -1,7 +1,7 @@
-//! `check`: asks every workload's source once, as the daemon would, looks at
-//! the node, and says what they lack.
+//! `check`: looks at the node and its cluster, asks every workload's source
+//! once, as the daemon would, and says what they lack.
 
-use std::path::Path;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,32 +11,75 @@ use crate::cni::install::Place;
 use crate::config;
 use crate::identity::{IdentityStore, Timings, WorkloadIdentity, certificate};
 use crate::kernel::{self, Foreign, VethGate};
+use crate::kubernetes::{self, Examined};
 
+use super::arguments::Check;
 use super::humane::count;
 use super::table::table;
-use super::{Exit, complain, fail, say, wait_for};
+use super::{Exit, complain, fail, say, wait_for, with_sources};
 
 /// Authorities have limits of their own, which are shorter.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn command(path: &Path) -> Exit {
-    let config = match config::read(path) {
+pub(super) fn command(what: &Check) -> Exit {
+    let config = match config::read(&what.config) {
         Ok(loaded) => loaded.config,
         Err(mistakes) => {
             complain(&mistakes.to_string());
             return fail(&count(mistakes.list.len(), "mistake"));
         }
     };
-    for lack in lacks(&config) {
-        complain(&format!("warning: {lack}"));
-    }
-    match wait_for(ask_all(&config)) {
-        Ok(asked) => told(&asked),
+    let (cgroup, pins) = (config.kernel.cgroup.as_deref(), &config.kernel.pins);
+    let faults = kernel::lacks(cgroup, pins);
+    let faults = faults.iter().map(|error| with_sources(error)).collect();
+    let of_node = Examined {
+        faults,
+        warnings: lacks(&config),
+        ..Examined::default()
+    };
+    let asked = wait_for(async {
+        let of_cluster = match &config.kubernetes {
+            Some(kubernetes) => {
+                let other = what.kubeconfig.as_deref();
+                Box::pin(kubernetes::examine(kubernetes, &config, other)).await
+            }
+            None => Examined::default(),
+        };
+        for examined in [&of_node, &of_cluster] {
+            tell(examined);
+        }
+        let workloads = config.workloads.iter().chain(one_of_each(&of_cluster.here));
+        let asked = Box::pin(ask_all(&config, workloads)).await;
+        (asked, of_node.faults.len() + of_cluster.faults.len())
+    });
+    match asked {
+        Ok((asked, faults)) => told(&asked, faults),
         Err(error) => fail(&format!("starting a runtime: {error}")),
     }
 }
 
-/// What the node does not have, each with its remedy.
+fn tell(examined: &Examined) {
+    let Examined {
+        faults,
+        warnings,
+        notes,
+        ..
+    } = examined;
+    for (kind, texts) in [("fault", faults), ("warning", warnings), ("note", notes)] {
+        for text in texts {
+            complain(&format!("{kind}: {text}"));
+        }
+    }
+}
+
+/// Pods of one account have the same certificate.
+fn one_of_each(pods: &[config::Workload]) -> impl Iterator<Item = &config::Workload> {
+    let mut identities = HashSet::new();
+    pods.iter()
+        .filter(move |pod| identities.insert(&pod.spiffe_id))
+}
+
+/// What the node could do better with, each with its remedy.
 fn lacks(config: &config::Config) -> Vec<String> {
     let mut lacks = Vec::new();
     if config.kernel.veth_gate == config::VethGate::On && !kernel::has_tcx() {
@@ -82,12 +125,13 @@ struct Asked {
     outcome: Result<String, String>,
 }
 
-async fn ask_all(config: &config::Config) -> Vec<Asked> {
+async fn ask_all(
+    config: &config::Config,
+    workloads: impl Iterator<Item = &config::Workload>,
+) -> Vec<Asked> {
     let store = IdentityStore::new(config.identity.clone(), Clock::system(), Timings::default());
     // All at once, and then for each in turn: one that is slow holds up none.
-    let enrolled: Vec<_> = config
-        .workloads
-        .iter()
+    let enrolled: Vec<_> = workloads
         .map(|workload| (workload, store.enrol(workload)))
         .collect();
     let mut asked = Vec::new();
@@ -127,7 +171,7 @@ async fn answer(
     (source, outcome)
 }
 
-fn told(asked: &[Asked]) -> Exit {
+fn told(asked: &[Asked], mut faults: usize) -> Exit {
     let rows = asked.iter().map(|one| {
         let outcome = match &one.outcome {
             Ok(certificate) => format!("good: {certificate}"),
@@ -136,7 +180,6 @@ fn told(asked: &[Asked]) -> Exit {
         vec![one.workload.clone(), one.source.to_owned(), outcome]
     });
     let said = say(&table(&["WORKLOAD", "SOURCE", "CERTIFICATE"], rows));
-    let mut faults = 0;
     for one in asked {
         if let Err(fault) = &one.outcome {
             complain(&format!("{}: {fault}", one.workload));
@@ -145,9 +188,6 @@ fn told(asked: &[Asked]) -> Exit {
     }
     match faults {
         0 => said,
-        faults => fail(&format!(
-            "{} without a certificate",
-            count(faults, "workload")
-        )),
+        faults => fail(&count(faults, "fault")),
     }
 }

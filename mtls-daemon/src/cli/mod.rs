@@ -74,7 +74,7 @@ fn command<E: Error>(
     match command {
         Command::Run { config } => daemon(config, run),
         Command::CheckConfig { file } => config::check(&file),
-        Command::Check { config } => check::command(&config),
+        Command::Check(asked) => check::command(&asked),
         Command::Config(ConfigCommand::Show { config, .. }) => config::show(&config),
         Command::Config(ConfigCommand::Example) => say(&crate::config::example()),
         Command::Status(asked) => status::command(&asked),

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
+use super::btf::Offsets;
 use super::error::{KernelError, While};
 
 const OLDEST: (u32, u32) = (6, 1);
+/// Where a bpffs is mounted.
+const USUAL: &str = "/sys/fs/bpf";
 
 /// The kernel's version and this process's rights.
 pub(super) fn check() -> Result<(), KernelError> {
@@ -21,6 +24,36 @@ pub(super) fn check() -> Result<(), KernelError> {
         read("/proc/sys/kernel/osrelease")?.trim(),
         &read("/proc/thread-self/status")?,
     )
+}
+
+/// All of what is missing, as the daemon would say at its start one after the
+/// other; nothing is made or mounted.
+pub fn lacks(cgroup: Option<&Path>, pins: &Path) -> Vec<KernelError> {
+    let found = [
+        check(),
+        Offsets::of_running_kernel().map(drop),
+        AttachPoint::find(cgroup).map(drop),
+        has_place(pins),
+    ];
+    found.into_iter().filter_map(Result::err).collect()
+}
+
+/// Whether pins could be made there.
+fn has_place(pins: &Path) -> Result<(), KernelError> {
+    let existing = nearest(pins);
+    match filesystem(existing)? {
+        BPF_FS_MAGIC => refuse_private(existing),
+        // The daemon mounts one.
+        _ if pins.starts_with(USUAL) => Ok(()),
+        _ => Err(KernelError::NotBpffs {
+            path: pins.to_owned(),
+        }),
+    }
+}
+
+fn nearest(pins: &Path) -> &Path {
+    let mut folders = pins.ancestors();
+    folders.find(|folder| folder.exists()).unwrap_or(pins)
 }
 
 fn judge(release: &str, status: &str) -> Result<(), KernelError> {
@@ -133,7 +166,7 @@ impl AttachPoint {
 /// Makes the folder for the pins, mounting the bpffs at its usual place if
 /// nobody has. Refuses one that would not outlive the daemon.
 pub(super) fn pin_folder(pins: &Path) -> Result<(), KernelError> {
-    let usual = Path::new("/sys/fs/bpf");
+    let usual = Path::new(USUAL);
     if pins.starts_with(usual) && !matches!(filesystem(usual), Ok(BPF_FS_MAGIC)) {
         mount(
             Some("bpf"),
@@ -149,11 +182,7 @@ pub(super) fn pin_folder(pins: &Path) -> Result<(), KernelError> {
         tracing::info!(path = %usual.display(), "mounted a bpffs");
     }
     // Only then: the folder must not be made on the file system below.
-    let existing = pins
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(pins);
-    if filesystem(existing)? != BPF_FS_MAGIC {
+    if filesystem(nearest(pins))? != BPF_FS_MAGIC {
         return Err(KernelError::NotBpffs {
             path: pins.to_owned(),
         });

@@ -5,6 +5,7 @@
 //! snapshot. While it is away the last snapshot stands.
 
 mod ask;
+mod check;
 mod crd;
 mod events;
 mod issuing;
@@ -39,11 +40,12 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api_server::{self, LoginError, root_cause};
-use crate::config::{self, Config, IstioPolicies};
+use crate::config::{self, Config};
 use crate::directory::{Cluster, Who};
 use crate::locate;
 
 use ask::Found;
+pub use check::{Examined, examine};
 use events::Events;
 pub use events::Notice;
 use istio::Watches;
@@ -125,16 +127,7 @@ pub async fn start(
     node: FromNode,
 ) -> Result<latest::Receiver<Arc<Snapshot>>, KubernetesError> {
     let client = api_server::client(kubernetes.kubeconfig.as_deref()).await?;
-    let rules = Rules {
-        node: kubernetes.node.clone(),
-        trust_domain: config.identity.trust_domain.clone(),
-        template: kubernetes.spiffe_path.clone(),
-        label_prefix: kubernetes.label_prefix.clone(),
-        mode: kubernetes.mode,
-        source: config.identity.source.clone(),
-        policies: kubernetes.istio_policies == IstioPolicies::Read,
-        root_namespace: kubernetes.istio_root_namespace.clone(),
-    };
+    let rules = Rules::of(kubernetes, config);
     let (sender, snapshots) = latest::channel(Arc::default());
     let (tell, told) = mpsc::channel(256);
     watch_everything(&client, &rules, &tell);

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, IdTemplate, Mode, Place, PortMode, Source};
+use crate::config::{self, Config, IdTemplate, IstioPolicies, Mode, Place, PortMode, Source};
 use crate::directory::Who;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -293,6 +293,19 @@ impl Pod {
 }
 
 impl Rules {
+    pub(super) fn of(kubernetes: &config::Kubernetes, config: &Config) -> Self {
+        Self {
+            node: kubernetes.node.clone(),
+            trust_domain: config.identity.trust_domain.clone(),
+            template: kubernetes.spiffe_path.clone(),
+            label_prefix: kubernetes.label_prefix.clone(),
+            mode: kubernetes.mode,
+            source: config.identity.source.clone(),
+            policies: kubernetes.istio_policies == IstioPolicies::Read,
+            root_namespace: kubernetes.istio_root_namespace.clone(),
+        }
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}/{name}", self.label_prefix)
     }

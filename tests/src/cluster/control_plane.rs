@@ -120,6 +120,11 @@ impl ControlPlane {
         })
     }
 
+    /// The kubeconfig file of whoever may do everything.
+    pub fn admin(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
     /// A kubeconfig file for whoever has the token.
     pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);

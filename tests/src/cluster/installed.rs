@@ -89,6 +89,7 @@ impl<'a> Installed<'a> {
         let chart = chart.to_string_lossy();
         installed.helm(&["lint", "--strict", &chart, "--values", &values])?;
         kinds_that_are_known(plane.node())?;
+        installed.would_be_taken(&chart, &values)?;
         let within = format!("{}s", READY.as_secs());
         let done = installed.helm(&[
             "install",
@@ -104,6 +105,19 @@ impl<'a> Installed<'a> {
             Ok(_) => Ok(installed),
             Err(error) => Err(installed.why(&error)),
         }
+    }
+
+    /// By the API server, as it is written: a field that it does not know is
+    /// refused.
+    fn would_be_taken(&self, chart: &str, values: &str) -> Result {
+        let folder = self.plane.folder().join("filled");
+        let folder = folder.to_string_lossy();
+        let to = ["--validate", "--output-dir", &folder];
+        let template = ["template", NAME, chart, "--values", values];
+        self.helm(&[&template[..], &to].concat())?;
+        let try_it = ["apply", "--dry-run=server", "--validate=strict"];
+        let all = ["--namespace", NAME, "--recursive", "--filename", &folder];
+        self.plane.kubectl(&[&try_it[..], &all].concat()).map(drop)
     }
 
     /// Another trust bundle, as trust-manager would write it.
@@ -163,10 +177,14 @@ impl<'a> Installed<'a> {
         self.plane.kubectl_for(READY, &words).map(drop)
     }
 
-    /// A node's daemon, asked by its own command.
-    pub fn ask(&self, node: &Node, word: &str) -> Result<Value> {
+    /// What `check` says in the daemon's pod, if it finds no fault.
+    pub fn check(&self, node: &Node) -> Result<String> {
+        self.command(node, &["check"])
+    }
+
+    fn command(&self, node: &Node, words: &[&str]) -> Result<String> {
         let pod = self.pod_on(node)?;
-        let words = [
+        let exec = [
             "exec",
             "-n",
             NAME,
@@ -175,11 +193,13 @@ impl<'a> Installed<'a> {
             NAME,
             "--",
             "/usr/bin/mtls-daemon",
-            word,
-            "--output",
-            "json",
         ];
-        let said = self.plane.kubectl(&words)?;
+        self.plane.kubectl(&[&exec, words].concat())
+    }
+
+    /// A node's daemon, asked by its own command.
+    pub fn ask(&self, node: &Node, word: &str) -> Result<Value> {
+        let said = self.command(node, &[word, "--output", "json"])?;
         serde_json::from_str(&said).map_err(|error| Error::Unreadable {
             what: format!("the answer to {word}: {said}"),
             why: error.to_string(),

@@ -154,13 +154,6 @@ impl Daemon {
         if let Some(limit) = self.descriptors {
             spawn = spawn.descriptors(limit);
         }
-        if let Some(file) = &self.clock {
-            spawn = spawn
-                .env("LD_PRELOAD", programs::libfaketime()?)
-                .env("FAKETIME_TIMESTAMP_FILE", file)
-                .env("FAKETIME_NO_CACHE", "1")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        }
         if let Some(file) = &self.resolver {
             spawn = spawn.resolver(file);
         }
@@ -431,11 +424,19 @@ impl Daemon {
     }
 
     fn program(&self) -> Result<Spawn> {
-        Ok(self
+        let mut spawn = self
             .node
             .spawn(programs::daemon()?)?
             .named(&self.log_name())
-            .env("RUST_BACKTRACE", "1"))
+            .env("RUST_BACKTRACE", "1");
+        if let Some(file) = &self.clock {
+            spawn = spawn
+                .env("LD_PRELOAD", programs::libfaketime()?)
+                .env("FAKETIME_TIMESTAMP_FILE", file)
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        Ok(spawn)
     }
 
     fn log_name(&self) -> String {
