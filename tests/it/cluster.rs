@@ -24,10 +24,7 @@ fn cluster() -> Result {
         // The kubelet of b and the API server on a speak TLS as well.
         let wire = a.capture_wire()?;
         let plane = ControlPlane::start(&a, Kubelets::Real)?;
-        let mut workers = [Worker::start(&a, &plane)?, Worker::start(&b, &plane)?];
-        for worker in &mut workers {
-            worker.wait_until_ready(&plane)?;
-        }
+        let mut workers = Worker::start_both([&a, &b], &plane)?;
         let ca = Ca::create(scene.dir(), "ca", "example.org")?;
         let plugin = json!({"cni": {"enabled": true}});
         let daemons = Installed::install(&plane, &ca, &a, &plugin)?;

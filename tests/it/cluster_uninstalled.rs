@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
+use mtls_tests::cluster::{ControlPlane, HalfSaid, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
-use mtls_tests::process::Process;
 use mtls_tests::{Doing, Error, Node, Result, ensure, ensure_eq, play, two_nodes};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,10 +21,7 @@ fn cluster_uninstalled() -> Result {
         let (a, b) = two_nodes(scene)?;
         let wire = a.capture_wire()?;
         let plane = ControlPlane::start(&a, Kubelets::Real)?;
-        let mut workers = [Worker::start(&a, &plane)?, Worker::start(&b, &plane)?];
-        for worker in &mut workers {
-            worker.wait_until_ready(&plane)?;
-        }
+        let mut workers = Worker::start_both([&a, &b], &plane)?;
         let ca = Ca::create(scene.dir(), "ca", "example.org")?;
         let values = json!({"cni": {"enabled": true}, "uninstall": {"timeout": "10s"}});
         let daemons = Installed::install(&plane, &ca, &a, &values)?;
@@ -34,11 +30,9 @@ fn cluster_uninstalled() -> Result {
             plane.wait("shop", what, "Available")?;
         }
         plane.wait("other", "pod/stranger", "Ready")?;
-        let web = |node| {
-            let address = plane.address("shop", "app=web", node)?;
-            Ok::<_, Error>(format!("http://{address}:8080/"))
-        };
-        let (on_a, on_b) = (web(&a)?, web(&b)?);
+        let web = |node| plane.address("shop", "app=web", node);
+        let (at_a, at_b) = (web(&a)?, web(&b)?);
+        let [on_a, on_b] = [&at_a, &at_b].map(|at| format!("http://{at}:8080/"));
         let enforced = || {
             for (url, node) in [(&on_a, "a"), (&on_b, "b")] {
                 plane.refuses("other", "stranger", url)?;
@@ -51,7 +45,7 @@ fn cluster_uninstalled() -> Result {
         wire.finish()?.ensure_only_tls()?;
 
         // Carried by a's daemon, and half said when that detaches.
-        let open = HalfSaid::start(&plane, &on_a)?;
+        let open = HalfSaid::start(&plane, &at_a)?;
 
         // A daemon that cannot answer, on a node whose kubelet does not notice.
         plane.kubectl(&["cordon", "b"])?;
@@ -91,7 +85,7 @@ fn cluster_uninstalled() -> Result {
             "a",
         )?;
         plane.refuses("other", "stranger", &on_b)?;
-        open.finish(&plane)?;
+        open.finish(&plane, "web on a")?;
         a_killed_daemon_stays_detached(&plane, &daemons, &a, of_a)?;
         a_successor_stays_detached(&plane, &daemons, &a)?;
         ensure_eq(
@@ -155,48 +149,6 @@ fn cluster_uninstalled() -> Result {
     })
 }
 
-/// A request whose end is said later, on one connection.
-struct HalfSaid(Process);
-
-impl HalfSaid {
-    fn start(plane: &ControlPlane, url: &str) -> Result<Self> {
-        let address = url.trim_start_matches("http://").trim_end_matches(":8080/");
-        let ask = format!(
-            "(printf 'GET / HTTP/1.0\\r\\n'; echo > /tmp/begun; \
-              until test -f /tmp/go; do sleep 0.1; done; printf '\\r\\n'; sleep 1) | nc {address} 8080"
-        );
-        let words = ["exec", "-n", "shop", "deploy/client", "--"];
-        let asking = plane.start_kubectl(&[&words[..], &["sh", "-c", &ask]].concat())?;
-        wait_for(
-            Deadline::after(POD),
-            || "the request to be begun",
-            || {
-                let begun = [&words[..], &["test", "-f", "/tmp/begun"]].concat();
-                Ok(plane.kubectl(&begun).ok())
-            },
-        )?;
-        Ok(Self(asking))
-    }
-
-    fn finish(mut self, plane: &ControlPlane) -> Result {
-        plane.kubectl(&[
-            "exec",
-            "-n",
-            "shop",
-            "deploy/client",
-            "--",
-            "sh",
-            "-c",
-            "echo > /tmp/go",
-        ])?;
-        let ended = self.0.wait(Deadline::after(POD))?;
-        let said = self.0.log();
-        ensure(ended.success() && said.contains("web on a"), || {
-            format!("what was open when the node was detached ended with {ended}: {said}")
-        })
-    }
-}
-
 /// Nobody tells a daemon what the one before it was told.
 fn a_killed_daemon_stays_detached(
     plane: &ControlPlane,
@@ -204,7 +156,7 @@ fn a_killed_daemon_stays_detached(
     node: &Node,
     pid: Pid,
 ) -> Result {
-    plane.api_server()?.signal(Signal::SIGSTOP)?;
+    plane.api_server()?.freeze()?;
     signal(pid, Signal::SIGKILL)?;
     wait_for(
         Deadline::after(POD),
@@ -212,7 +164,7 @@ fn a_killed_daemon_stays_detached(
         || Ok(kill(pid, None).is_err().then_some(())),
     )?;
     let detached = is_detached(daemons, node, || true);
-    plane.api_server()?.signal(Signal::SIGCONT)?;
+    plane.api_server()?.thaw()?;
     detached
 }
 

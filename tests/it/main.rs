@@ -72,6 +72,7 @@ mod cgroup_remade;
 mod check_cluster;
 mod clock_steps;
 mod cluster;
+mod cluster_changes;
 mod cluster_uninstalled;
 mod configuration_reload;
 mod daemon_killed;

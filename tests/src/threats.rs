@@ -170,6 +170,7 @@ const ATTACKS: &[Row] = &[
         "An address is given to another pod",
         &[
             "workload_recreated.rs#workload_recreated",
+            "cluster_changes.rs#cluster_changes",
             "kernel/restarts.rs#kernel_forgets_the_dead",
         ],
         "the old one's connections are cut, no tunnel is inherited",

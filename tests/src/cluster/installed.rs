@@ -107,6 +107,11 @@ impl<'a> Installed<'a> {
         }
     }
 
+    /// What was installed before.
+    pub fn found(plane: &'a ControlPlane) -> Self {
+        Self { plane }
+    }
+
     /// By the API server, as it is written: a field that it does not know is
     /// refused.
     fn would_be_taken(&self, chart: &str, values: &str) -> Result {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 mod ask;
 mod cert_manager;
 mod control_plane;
+mod half_said;
 pub mod images;
 mod installed;
 mod plan;
@@ -14,6 +15,7 @@ mod worker;
 
 pub use cert_manager::{Approver, CertManager};
 pub use control_plane::{ControlPlane, Kubelets};
+pub use half_said::HalfSaid;
 pub use installed::Installed;
 pub use plan::{namespace, plan, state};
 pub use stand_in::{HostPod, Kubepod, StandIn};

@@ -2,11 +2,13 @@
 //! systems of its own, each in a cgroup of its own below the attach point.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::cgroup::{self, Cgroup};
@@ -38,6 +40,8 @@ struct Cgroups {
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 const NETWORK: &str = "/etc/cni/net.d/10-node.conflist";
+/// Of pods, a file each (host-local).
+const ADDRESSES: &str = "/run/cni/node";
 /// Where nodes keep what this harness gives them, by the paths they see.
 const OWN: &str = "/opt/node";
 
@@ -74,6 +78,57 @@ impl Worker {
         }
         worker.start_kubelet()?;
         Ok(worker)
+    }
+
+    /// The same of two nodes, which can run pods then.
+    pub fn start_both(nodes: [&Node; 2], plane: &ControlPlane) -> Result<[Self; 2]> {
+        let [a, b] = nodes;
+        let mut workers = [Self::start(a, plane)?, Self::start(b, plane)?];
+        for worker in &mut workers {
+            worker.wait_until_ready(plane)?;
+        }
+        Ok(workers)
+    }
+
+    /// What a pod's container has said so far, also while nobody can ask for it
+    /// by the API server.
+    pub fn said(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+        let files = format!("cat /var/log/pods/{namespace}_{pod}*/{container}/*.log");
+        let log = self.spawn("sh")?.args(["-c", &files]).output()?.success()?;
+        let lines = log.lines().filter_map(|line| line.split_once(" stdout F "));
+        Ok(lines.map(|(_, said)| format!("{said}\n")).collect())
+    }
+
+    /// Processes of a pod, by a word of their command line.
+    pub fn processes(&self, uid: &str, word: &str) -> Vec<Pid> {
+        let of_pod = |pid: &i32| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+            let is_its = read("cgroup").is_ok_and(|cgroups| cgroups.contains(uid));
+            let command = read("cmdline").unwrap_or_default();
+            is_its && command.split('\0').any(|it| it == word)
+        };
+        let all = cgroup::processes_below(&self.cgroups.pods).into_iter();
+        all.filter(of_pod).map(Pid::from_raw).collect()
+    }
+
+    /// Has its pods' next one get that address of the fourth version, once
+    /// nobody has it any more.
+    pub fn give_next(&self, address: &str) -> Result {
+        let wrong = |_| Error::Unexpected(format!("no address: {address}"));
+        let next: Ipv4Addr = address.parse().map_err(wrong)?;
+        let last = Ipv4Addr::from_bits(next.to_bits() - 1);
+        let taken = format!("{ADDRESSES}/{address}");
+        wait_for(
+            Deadline::after(START),
+            || format!("{address} to be given back"),
+            || {
+                let listed = self.spawn("ls")?.arg(&taken).output()?;
+                Ok((!listed.status.success()).then_some(()))
+            },
+        )?;
+        let given = format!("printf {last} > {ADDRESSES}/last_reserved_ip.0");
+        let write = self.spawn("sh")?.args(["-c", &given]).output()?;
+        write.success().map(drop)
     }
 
     /// Waits until pods can run on it.

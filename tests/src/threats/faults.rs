@@ -127,6 +127,7 @@ pub(super) const FAULTS: &[Row] = &[
         &[
             "kubernetes.rs#kubernetes",
             "kubernetes_outside.rs#kubernetes_outside",
+            "cluster_changes.rs#cluster_changes",
         ],
         "what is known goes on",
     ),
