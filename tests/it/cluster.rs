@@ -4,13 +4,13 @@
 //! installed by its chart, with the network plug-in that holds pods back until
 //! they are enrolled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Worker, manifest};
+use mtls_tests::cluster::{ControlPlane, Installed, Kubelets, Prometheus, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
-use mtls_tests::{Node, Result, ensure, ensure_eq, play, two_nodes};
+use mtls_tests::{Error, Node, Result, ensure, ensure_eq, play, two_nodes};
 use serde_json::{Value, json};
 
 /// So long news may take on a busy machine.
@@ -107,6 +107,7 @@ fn cluster() -> Result {
         plane.refuses("other", "stranger", &web)?;
         plane.refuses("shop", "deploy/client", &stranger)?;
         wire.finish()?.ensure_only_tls()?;
+        handshakes_are_scraped(&plane, &daemons, [&a, &b])?;
 
         // The trust bundle is a ConfigMap's, and follows it.
         let other = Ca::create(scene.dir(), "other", "example.org")?;
@@ -165,6 +166,57 @@ fn cluster() -> Result {
             },
         )
     })
+}
+
+/// Prometheus finds both daemons, and what it has counted is what they have
+/// written down, connection by connection.
+fn handshakes_are_scraped(
+    plane: &ControlPlane,
+    daemons: &Installed<'_>,
+    nodes: [&Node; 2],
+) -> Result {
+    let prometheus = Prometheus::start(plane)?;
+    let by_node = |expression: &str| {
+        let series = prometheus.ask(&format!("sum by (node) ({expression})"))?;
+        let counted = series.into_iter().map(|(labels, value)| {
+            let node = labels["node"].as_str().unwrap_or_default().to_owned();
+            (node, value)
+        });
+        Ok::<_, Error>(counted.collect::<BTreeMap<String, f64>>())
+    };
+    wait_for(
+        Deadline::after(POD),
+        || "what is scraped to be what is logged",
+        || {
+            let mut seen = (0.0, 0.0);
+            let made = by_node(r#"mtls_handshakes_total{direction="outbound",result="ok"}"#)?;
+            let avoided = by_node("mtls_handshakes_avoided_total")?;
+            for node in nodes {
+                let log = daemons.access_log(node)?;
+                let with = |tunnel: &str| {
+                    let of_it = log
+                        .iter()
+                        .filter(|line| line["direction"] == "outbound" && line["tunnel"] == tunnel);
+                    of_it.count() as f64
+                };
+                let logged = (with("new"), with("reused"));
+                let counted = (made.get(node.name()), avoided.get(node.name()));
+                if counted != (Some(&logged.0), Some(&logged.1)) {
+                    return Ok(None);
+                }
+                seen = (seen.0 + logged.0, seen.1 + logged.1);
+            }
+            Ok((seen.0 > 0.0 && seen.1 > 0.0).then_some(()))
+        },
+    )?;
+    wait_for(
+        Deadline::after(POD),
+        || "all alerts to be judged",
+        || {
+            let (judged, all) = prometheus.alerts()?;
+            Ok((judged == all && all > 0).then_some(()))
+        },
+    )
 }
 
 /// Eight pods that ask the Service before anything else, and never again.

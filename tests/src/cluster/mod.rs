@@ -10,6 +10,7 @@ mod half_said;
 pub mod images;
 mod installed;
 mod plan;
+mod prometheus;
 mod stand_in;
 mod worker;
 
@@ -18,6 +19,7 @@ pub use control_plane::{ControlPlane, Kubelets};
 pub use half_said::HalfSaid;
 pub use installed::Installed;
 pub use plan::{namespace, plan, state};
+pub use prometheus::Prometheus;
 pub use stand_in::{HostPod, Kubepod, StandIn};
 pub use worker::Worker;
 

@@ -66,6 +66,8 @@ pub(crate) const APPS: &[Package] = &[
         unit: Some("postgresql.service"),
     },
     file("postgresql", "lib/postgresql/*/bin/pgbench"),
+    // What scrapes a cluster's daemons.
+    service("prometheus", "prometheus", "prometheus.service"),
     service("redis-server", "redis-server", "redis-server.service"),
     program("redis-tools", "redis-benchmark"),
     // What it says of our units; nothing is started.
