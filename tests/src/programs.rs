@@ -67,6 +67,10 @@ pub fn helm() -> Result<PathBuf> {
     component("helm", "MTLS_TEST_HELM", "helm")
 }
 
+pub fn kubeconform() -> Result<PathBuf> {
+    component("kubeconform", "MTLS_TEST_KUBECONFORM", "kubeconform")
+}
+
 /// What the objects of Istio's API look like.
 pub fn istio_definitions() -> Result<PathBuf> {
     component("istio", "MTLS_TEST_ISTIO", "customresourcedefinitions.yaml")

@@ -51,6 +51,7 @@ pub(crate) fn run(words: &[&str]) -> Result {
         .env("MTLS_TEST_ETCD", cluster.etcd)
         .env("MTLS_TEST_KUBERNETES", cluster.kubernetes)
         .env("MTLS_TEST_HELM", cluster.helm)
+        .env("MTLS_TEST_KUBECONFORM", cluster.kubeconform)
         .env("MTLS_TEST_ISTIO", cluster.istio)
         .env("MTLS_TEST_CERT_MANAGER", cluster.cert_manager)
         .env("MTLS_TEST_CONTAINER_RUNTIME", cluster.container_runtime);

@@ -14,6 +14,7 @@ use crate::node::{Family, Node};
 use crate::programs;
 
 use super::ControlPlane;
+use super::schemas::Schemas;
 
 /// The release, in the namespace of the same name.
 pub struct Installed<'a> {
@@ -112,14 +113,15 @@ impl<'a> Installed<'a> {
         Self { plane }
     }
 
-    /// By the API server, as it is written: a field that it does not know is
-    /// refused.
+    /// As it is written, by the API server's schemas and by itself: a field that
+    /// it does not know is refused.
     fn would_be_taken(&self, chart: &str, values: &str) -> Result {
-        let folder = self.plane.folder().join("filled");
-        let folder = folder.to_string_lossy();
+        let filled = self.plane.folder().join("filled");
+        let folder = filled.to_string_lossy();
         let to = ["--validate", "--output-dir", &folder];
         let template = ["template", NAME, chart, "--values", values];
         self.helm(&[&template[..], &to].concat())?;
+        Schemas::of(self.plane)?.judge(self.plane, &filled)?;
         let try_it = ["apply", "--dry-run=server", "--validate=strict"];
         let all = ["--namespace", NAME, "--recursive", "--filename", &folder];
         self.plane.kubectl(&[&try_it[..], &all].concat()).map(drop)

@@ -11,6 +11,7 @@ pub mod images;
 mod installed;
 mod plan;
 mod prometheus;
+mod schemas;
 mod stand_in;
 mod worker;
 

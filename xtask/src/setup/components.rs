@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) etcd: PathBuf,
     pub(crate) kubernetes: PathBuf,
     pub(crate) helm: PathBuf,
+    pub(crate) kubeconform: PathBuf,
     pub(crate) istio: PathBuf,
     pub(crate) cert_manager: PathBuf,
     /// Laid out as Debian's packages lay out a root.
@@ -132,6 +133,18 @@ const HELM: Component = Component {
     stamps: &[],
 };
 
+/// Judges manifests by the API server's schemas.
+const KUBECONFORM: Component = Component {
+    name: "kubeconform",
+    module: "github.com/yannh/kubeconform",
+    programs: &[(
+        "kubeconform",
+        "github.com/yannh/kubeconform/cmd/kubeconform",
+    )],
+    build: Build::Here,
+    stamps: &[],
+};
+
 /// Only what its objects look like.
 const ISTIO: Component = Component {
     name: "istio",
@@ -183,6 +196,7 @@ pub(crate) fn cluster() -> Result<Cluster> {
         etcd: ETCD.ready()?,
         kubernetes: KUBERNETES.ready()?,
         helm: HELM.ready()?,
+        kubeconform: KUBECONFORM.ready()?,
         istio: ISTIO.ready()?,
         cert_manager: CERT_MANAGER.ready()?,
         container_runtime: archive::container_runtime()?,
@@ -403,7 +417,16 @@ mod tests {
 
     #[test]
     fn every_component_has_its_go_mod_and_it_asks_for_no_newer_go() {
-        for component in [SPIRE, OPENBAO, ETCD, KUBERNETES, HELM, ISTIO, CERT_MANAGER] {
+        for component in [
+            SPIRE,
+            OPENBAO,
+            ETCD,
+            KUBERNETES,
+            HELM,
+            KUBECONFORM,
+            ISTIO,
+            CERT_MANAGER,
+        ] {
             component.key().unwrap();
             let text = fs::read_to_string(component.pinned().join("go.mod")).unwrap();
             assert!(text.contains(&format!("require {} v", component.module)));
