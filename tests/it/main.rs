@@ -73,6 +73,7 @@ mod check_cluster;
 mod clock_steps;
 mod cluster;
 mod cluster_changes;
+mod cluster_reboot;
 mod cluster_uninstalled;
 mod configuration_reload;
 mod daemon_killed;

@@ -120,6 +120,11 @@ impl Cgroup {
         below.map_err(|error| Error::Unexpected(error.to_string()))
     }
 
+    /// Kills what runs in it and below it now, all at once.
+    pub(crate) fn kill(&self) -> Result {
+        kill_below(&self.path)
+    }
+
     /// Removes it, with everything in it, and makes it again: for the daemon
     /// that is a new cgroup under the old name.
     pub fn remake(&self) -> Result {
@@ -154,6 +159,19 @@ pub(crate) fn make_twins(cgroup: &Cgroup) -> Result {
 pub(crate) fn remove_twins(name: &std::ffi::OsStr) -> Result {
     for hierarchy in old_hierarchies()? {
         remove_old(&hierarchy.join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes what is below those of a cgroup.
+pub(crate) fn empty_twins(cgroup: &Cgroup) -> Result {
+    let below = cgroup.below_mount()?;
+    for hierarchy in old_hierarchies()? {
+        for (path, _) in list(&hierarchy.join(below)) {
+            if path.is_dir() {
+                remove_old(&path)?;
+            }
+        }
     }
     Ok(())
 }
@@ -250,10 +268,14 @@ pub(crate) fn remove_tree(cgroup: &Path) -> Result {
     if !cgroup.exists() {
         return Ok(());
     }
-    fs::write(cgroup.join("cgroup.kill"), "1")
-        .doing(|| format!("killing what runs in {}", cgroup.display()))?;
+    kill_below(cgroup)?;
     wait_until_empty(cgroup)?;
     remove_empty(cgroup).doing(|| format!("removing the cgroup {}", cgroup.display()))
+}
+
+fn kill_below(cgroup: &Path) -> Result {
+    fs::write(cgroup.join("cgroup.kill"), "1")
+        .doing(|| format!("killing what runs in {}", cgroup.display()))
 }
 
 fn remove_empty(cgroup: &Path) -> io::Result<()> {

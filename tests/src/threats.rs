@@ -140,6 +140,7 @@ const ATTACKS: &[Row] = &[
         &[
             "unknown_namespace.rs#unknown_namespace_is_refused",
             "boots_armed.rs#boots_armed",
+            "cluster_reboot.rs#cluster_reboot",
             "kernel/refuses.rs#kernel_refuses_the_unknown_and_reports_it",
         ],
         "refused with `unknown_workload`, then enrolled",

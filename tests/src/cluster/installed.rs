@@ -27,7 +27,7 @@ const READY: Duration = Duration::from_secs(120);
 
 impl<'a> Installed<'a> {
     /// `helm install`, with certificates from `ca` and what else the values are
-    /// to be; returns when every node's daemon is ready. `api_server` is the
+    /// to be, or to have in their lists; returns when every node's daemon is ready. `api_server` is the
     /// node that the API server runs on.
     pub fn install(
         plane: &'a ControlPlane,
@@ -79,7 +79,10 @@ impl<'a> Installed<'a> {
             ],
         });
         for (key, value) in more.as_object().into_iter().flatten() {
-            values[key] = value.clone();
+            match (&mut values[key], value) {
+                (Value::Array(there), Value::Array(more)) => there.extend_from_slice(more),
+                (there, value) => *there = value.clone(),
+            }
         }
         let file = plane.folder().join("values.json");
         std::fs::write(&file, values.to_string())

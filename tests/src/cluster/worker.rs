@@ -7,15 +7,15 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::cgroup::{self, Cgroup};
 use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result};
-use crate::mounts::Mounts;
-use crate::node::{Family, Node};
+use crate::mounts::{self, Mounts};
+use crate::node::{Family, Node, WIRE};
 use crate::process::{Process, Spawn};
 use crate::programs;
 
@@ -24,7 +24,11 @@ use super::{ControlPlane, images};
 /// A node whose pods are real containers.
 pub struct Worker {
     node: Node,
-    mounts: Mounts,
+    /// What it has of this machine's disk.
+    files: PathBuf,
+    bpffs: PathBuf,
+    /// Its view of this machine; none while it has no power.
+    mounts: Option<Mounts>,
     kubelet: Option<Process>,
     containerd: Option<Process>,
     cgroups: Cgroups,
@@ -69,7 +73,9 @@ impl Worker {
             kubelet: None,
             containerd: None,
             node: node.clone(),
-            mounts,
+            mounts: Some(mounts),
+            files,
+            bpffs,
         };
         worker.register(plane)?;
         worker.start_containerd()?;
@@ -144,7 +150,28 @@ impl Worker {
 
     /// A program of the node itself, among its files.
     pub fn spawn(&self, program: impl AsRef<Path>) -> Result<Spawn> {
-        Ok(self.node.spawn(program)?.mounts(&self.mounts))
+        let mounts = self.mounts.as_ref();
+        let mounts = mounts.ok_or_else(|| Error::Unexpected("the node has no power".into()))?;
+        Ok(self.node.spawn(program)?.mounts(mounts))
+    }
+
+    /// `deploy/systemd/mtls-daemon-gate.service`, for this node's part of the
+    /// machine's cgroups; returns what it says.
+    pub fn arm_gate(&self) -> Result<String> {
+        let unit = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../deploy/systemd/mtls-daemon-gate.service");
+        let text = fs::read_to_string(&unit).doing(|| format!("reading {}", unit.display()))?;
+        let program = "ExecStart=/usr/bin/mtls-daemon ";
+        let words = text.lines().find_map(|line| line.strip_prefix(program));
+        let words = words.ok_or_else(|| Error::Unreadable {
+            what: unit.display().to_string(),
+            why: format!("no line begins with {program}"),
+        })?;
+        self.spawn(programs::daemon()?)?
+            .args(words.split_whitespace())
+            .args(["--cgroup", mounts::CGROUP])
+            .output()?
+            .success()
     }
 
     /// The `type`s of its pods' network plug-ins, in turn.
@@ -192,6 +219,63 @@ impl Worker {
             .start()?;
         self.kubelet = Some(kubelet);
         Ok(())
+    }
+
+    /// The node loses its power, of which it tells nobody, and boots: what is on
+    /// its disk is there again. `first` is what runs before the container
+    /// runtime and the kubelet do.
+    pub fn reboot(&mut self, first: impl FnOnce(&Self) -> Result) -> Result {
+        self.lose_power()?;
+        mount_bpffs(&self.bpffs)?;
+        let root = self.node.cgroup().path();
+        self.mounts = Some(Mounts::create(&self.files, &self.bpffs, root)?);
+        first(self)?;
+        self.node.netns().ip(&format!("link set {WIRE} up\n"))?;
+        self.node.address_wire()?;
+        self.start_containerd()?;
+        self.start_kubelet()
+    }
+
+    fn lose_power(&mut self) -> Result {
+        let node = &self.node;
+        node.netns().ip(&format!("link set {WIRE} down\n"))?;
+        node.cgroup().kill()?;
+        for process in [&mut self.kubelet, &mut self.containerd] {
+            if let Some(mut process) = process.take() {
+                process.kill()?;
+            }
+        }
+        cgroup::remove_tree(&self.cgroups.pods)?;
+        cgroup::empty_twins(node.cgroup())?;
+        for cgroup in [&self.cgroups.kubelet, &self.cgroups.runtime] {
+            cgroup.remake()?;
+        }
+        self.mounts = None;
+        // What nobody has acknowledged would be sent again after the boot, and
+        // hold the pods' network namespaces until then.
+        let ss = node.spawn("ss")?.args(["--kill", "--tcp", "--all"]);
+        ss.output()?.success()?;
+        wait_for(
+            Deadline::default(),
+            || "the pods' interfaces to be gone",
+            || {
+                let words = ["-json", "link", "show", "master", "pods"];
+                let links = node.spawn("ip")?.args(words).output()?.success()?;
+                let links: Vec<Value> =
+                    serde_json::from_str(&links).map_err(|error| Error::Unreadable {
+                        what: format!("the interfaces of the pods: {links}"),
+                        why: error.to_string(),
+                    })?;
+                for name in links.iter().filter_map(|link| link["ifname"].as_str()) {
+                    // It may go by itself meanwhile.
+                    let _ = node.netns().ip(&format!("link del {name}\n"));
+                }
+                Ok(links.is_empty().then_some(()))
+            },
+        )?;
+        umount2(&self.bpffs, MntFlags::empty())
+            .doing(|| format!("unmounting {}", self.bpffs.display()))?;
+        crate::run::remove_folder(&self.files.join("run"))
     }
 
     /// Gives the runtime an image's archive.
