@@ -11,6 +11,7 @@ use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
 use mtls_tests::{Doing, Error, Node, Result, ensure, ensure_eq, play, two_nodes};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// So long news may take on a busy machine.
@@ -144,9 +145,10 @@ fn cluster_changes() -> Result {
         )?;
         only_right_identities(&daemons, &a, &b)?;
 
-        the_api_server_is_away(&mut plane, &workers, &steady, &b)?;
+        the_daemons_are_rolled(&daemons, &steady)?;
+        let of_a = daemons.pid(&a)?;
+        the_api_server_is_away(&mut plane, &workers, &steady, &b, of_a)?;
         let daemons = Installed::found(&plane);
-        the_daemons_are_rolled(&plane, &steady)?;
         only_right_identities(&daemons, &a, &b)?;
         wire.finish()?.ensure_only_tls()?;
 
@@ -212,14 +214,7 @@ fn uptime() -> Result<f64> {
 
 /// Until so many pods of it are ready, and no other is left.
 fn web_settles(plane: &ControlPlane, replicas: usize) -> Result {
-    plane.kubectl(&[
-        "rollout",
-        "status",
-        "-n",
-        "shop",
-        "deployment/web",
-        "--timeout=20s",
-    ])?;
+    plane.wait_until_rolled_out("shop", "deployment/web")?;
     wait_for(
         Deadline::after(POD),
         || format!("{replicas} pods of web"),
@@ -354,7 +349,9 @@ fn server(plane: &ControlPlane, name: &str) -> Result<Value> {
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": name, "namespace": "shop"},
     }))?;
-    let serve = format!("echo {name} > /www/index.html; exec httpd -f -p 8080 -h /www");
+    // Who is deleted by force has the usual grace from its kubelet, and ends at once.
+    let serve =
+        format!("echo {name} > /www/index.html; trap exit TERM; httpd -f -p 8080 -h /www & wait");
     plane.apply(&json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "shop"},
@@ -391,12 +388,14 @@ fn only_right_identities(daemons: &Installed<'_>, a: &Node, b: &Node) -> Result 
     ensure(seen > 10, || format!("{seen} lines in the access logs"))
 }
 
-/// What is known goes on, also where a kubelet starts a container again.
+/// What is known goes on, also where a kubelet starts a container again, and
+/// where that is the daemon's.
 fn the_api_server_is_away(
     plane: &mut ControlPlane,
     workers: &[Worker; 2],
     steady: &Steady<'_>,
     b: &Node,
+    daemon: Pid,
 ) -> Result {
     let pods = pods(plane, "app=web", b)?;
     let uid = pods[0]["metadata"]["uid"].as_str().unwrap_or_default();
@@ -432,16 +431,22 @@ fn the_api_server_is_away(
         },
     )?;
     steady.none_failed(uptime()?)?;
+    // Of the client's own node: the next one starts from what this one has saved.
+    kill(daemon, Signal::SIGKILL).doing(|| "killing a daemon")?;
+    wait_for(
+        Deadline::after(POD),
+        || "the daemon to be gone",
+        || Ok(kill(daemon, None).is_err().then_some(())),
+    )?;
+    steady.answers(uptime()?)?;
     plane.start_api_server()
 }
 
 /// One node after the other: refused for a while, and then served again.
-fn the_daemons_are_rolled(plane: &ControlPlane, steady: &Steady<'_>) -> Result {
+fn the_daemons_are_rolled(daemons: &Installed<'_>, steady: &Steady<'_>) -> Result {
     steady.answers(uptime()?)?;
     let from = uptime()?;
-    let daemonset = ["-n", "mtls-daemon", "daemonset/mtls-daemon"];
-    plane.kubectl(&[&["rollout", "restart"], &daemonset[..]].concat())?;
-    plane.kubectl(&[&["rollout", "status", "--timeout=25s"], &daemonset[..]].concat())?;
+    daemons.roll()?;
     steady.none_failed(uptime()?)?;
     let heard = steady.since(from)?;
     let refused = heard.iter().any(|(_, said)| !said.starts_with("web on"));

@@ -10,7 +10,7 @@ use mtls_tests::mesh::Ca;
 use mtls_tests::{Doing, Error, Node, Result, ensure, ensure_eq, play, two_nodes};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// So long news may take on a busy machine.
 const POD: Duration = Duration::from_secs(60);
@@ -49,8 +49,8 @@ fn cluster_uninstalled() -> Result {
 
         // A daemon that cannot answer, on a node whose kubelet does not notice.
         plane.kubectl(&["cordon", "b"])?;
-        let of_a = pid(&daemons.ask(&a, "status")?)?;
-        let of_b = pid(&daemons.ask(&b, "status")?)?;
+        let of_a = daemons.pid(&a)?;
+        let of_b = daemons.pid(&b)?;
         workers[1].stop_kubelet()?;
         signal(of_b, Signal::SIGSTOP)?;
         let said = match daemons.uninstall() {
@@ -199,14 +199,6 @@ fn is_detached(daemons: &Installed<'_>, node: &Node, is_it: impl Fn() -> bool) -
 fn is_pinned(worker: &Worker) -> Result<bool> {
     let listed = worker.spawn("ls")?.arg("/sys/fs/bpf").output()?.success()?;
     Ok(listed.contains("mtls-daemon"))
-}
-
-fn pid(status: &Value) -> Result<Pid> {
-    let pid = status["status"]["pid"]
-        .as_i64()
-        .and_then(|pid| i32::try_from(pid).ok());
-    pid.map(Pid::from_raw)
-        .ok_or_else(|| Error::Unexpected(format!("no pid: {status}")))
 }
 
 fn signal(pid: Pid, signal: Signal) -> Result {

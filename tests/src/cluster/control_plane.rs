@@ -38,6 +38,8 @@ const START: Duration = Duration::from_secs(120);
 
 /// So long a node, a pod or a Job may take on a busy machine.
 const COMES_TRUE: Duration = Duration::from_secs(90);
+/// For all of a kind, one after the other.
+const ROLLED: Duration = Duration::from_secs(120);
 
 /// Who runs the cluster's pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,10 +158,13 @@ impl ControlPlane {
         kubectl(&self.node, &self.folder, words)?.success()
     }
 
-    /// kubectl with something that takes its time.
-    pub(super) fn kubectl_for(&self, patience: Duration, words: &[&str]) -> Result<String> {
-        let spawn = kubectl_with(&self.node, &self.folder, words)?;
-        spawn.patience(patience).output()?.success()
+    /// Waits until all pods of what makes them, KIND/NAME, are its newest.
+    pub fn wait_until_rolled_out(&self, namespace: &str, what: &str) -> Result {
+        let within = format!("--timeout={}s", ROLLED.as_secs());
+        let words = ["rollout", "status", "-n", namespace, what, &within];
+        let spawn = kubectl_with(&self.node, &self.folder, &words)?;
+        let patience = ROLLED + Duration::from_secs(5);
+        spawn.patience(patience).output()?.success().map(drop)
     }
 
     /// kubectl with something to do until it is told to stop.

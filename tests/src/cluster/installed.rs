@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::deadline::{Deadline, wait_for};
@@ -182,9 +183,7 @@ impl<'a> Installed<'a> {
         if !daemons {
             return self.wait_until_gone();
         }
-        let within = format!("--timeout={}s", READY.as_secs());
-        let words = ["rollout", "status", "-n", NAME, &name, &within];
-        self.plane.kubectl_for(READY, &words).map(drop)
+        self.plane.wait_until_rolled_out(NAME, &name)
     }
 
     /// What `check` says in the daemon's pod, if it finds no fault.
@@ -207,6 +206,14 @@ impl<'a> Installed<'a> {
         self.plane.kubectl(&[&exec, words].concat())
     }
 
+    /// Replaces every daemon, one node after the other.
+    pub fn roll(&self) -> Result {
+        let name = format!("daemonset/{NAME}");
+        self.plane
+            .kubectl(&["rollout", "restart", "-n", NAME, &name])?;
+        self.plane.wait_until_rolled_out(NAME, &name)
+    }
+
     /// A node's daemon, asked by its own command.
     pub fn ask(&self, node: &Node, word: &str) -> Result<Value> {
         let said = self.command(node, &[word, "--output", "json"])?;
@@ -214,6 +221,15 @@ impl<'a> Installed<'a> {
             what: format!("the answer to {word}: {said}"),
             why: error.to_string(),
         })
+    }
+
+    /// As this machine numbers its process.
+    pub fn pid(&self, node: &Node) -> Result<Pid> {
+        let status = self.ask(node, "status")?;
+        let pid = status["status"]["pid"].as_i64();
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        pid.map(Pid::from_raw)
+            .ok_or_else(|| Error::Unexpected(format!("no pid: {status}")))
     }
 
     /// What Prometheus would scrape of it.
