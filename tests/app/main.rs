@@ -5,6 +5,7 @@
 
 mod abandon;
 mod connect;
+mod health;
 mod play;
 mod report;
 mod serve;
@@ -55,6 +56,8 @@ fn play(task: Task) -> ExitCode {
         match task {
             Task::Serve(serve) => serve::run(serve).await,
             Task::Connect(connect) => connect::run(connect).await,
+            Task::HealthServe { listen } => health::serve(listen).await,
+            Task::HealthAsk { to } => health::ask(to).await,
             Task::UdpEcho { listen } => udp::echo(listen).await,
             Task::UdpAsk { from, to, how } => udp::ask(from, to, how).await,
         }

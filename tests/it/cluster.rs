@@ -41,6 +41,8 @@ fn cluster() -> Result {
             ("deployment/client", "Available"),
             ("job/job", "Complete"),
             ("pod/restarted", "Ready"),
+            // Its probes are gRPC's.
+            ("pod/health", "Ready"),
         ] {
             plane.wait("shop", what, condition)?;
         }
@@ -106,6 +108,15 @@ fn cluster() -> Result {
         let stranger = url(&plane.address("other", "", &a)?);
         plane.refuses("other", "stranger", &web)?;
         plane.refuses("shop", "deploy/client", &stranger)?;
+        // Nor in the words of a kubelet that asks a pod how it is.
+        let health = plane.address("shop", "app=health", &b)?;
+        ensure(
+            is_healthy(&plane, "shop", "deploy/client", &health)?,
+            || format!("{health} does not answer a client of its mesh"),
+        )?;
+        ensure(!is_healthy(&plane, "other", "stranger", &health)?, || {
+            format!("{health} answers a stranger")
+        })?;
         wire.finish()?.ensure_only_tls()?;
         handshakes_are_scraped(&plane, &daemons, [&a, &b])?;
 
@@ -273,6 +284,25 @@ fn pods_wait_for_a_daemon(plane: &ControlPlane, daemons: &Installed<'_>) -> Resu
     )?;
     daemons.run(true)?;
     plane.wait("shop", "pod/late", "Ready")
+}
+
+/// What a pod's health service tells another pod; false, if that is refused.
+fn is_healthy(plane: &ControlPlane, namespace: &str, from: &str, address: &str) -> Result<bool> {
+    let ask = json!({"HealthAsk": {"to": format!("{address}:9000")}}).to_string();
+    let words = [
+        "exec",
+        "-n",
+        namespace,
+        from,
+        "--",
+        "/bin/mtls-test-app",
+        &ask,
+    ];
+    match plane.kubectl(&words) {
+        Ok(said) => ensure_eq(said.trim(), "\"Healthy\"", "the health service").map(|()| true),
+        Err(Error::Command { output, .. }) if output.contains("playing the task") => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// How many answers each server has given by now.

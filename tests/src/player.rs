@@ -158,7 +158,7 @@ impl Client {
     pub(crate) fn start(pod: &Pod, task: &Task) -> Result<Self> {
         let connections = match task {
             Task::Connect(connect) => connect.connections,
-            Task::Serve(_) | Task::UdpEcho { .. } | Task::UdpAsk { .. } => 0,
+            _ => 0,
         };
         let mut player = start(pod, task, "client")?;
         if connections > 0 {

@@ -20,6 +20,13 @@ pub enum Task {
         to: SocketAddr,
         how: UdpHow,
     },
+    /// The health service of gRPC.
+    HealthServe {
+        listen: SocketAddr,
+    },
+    HealthAsk {
+        to: SocketAddr,
+    },
 }
 
 /// Listens, and plays `script` on every connection it accepts.
@@ -135,6 +142,8 @@ pub enum Event {
     Datagram {
         from: SocketAddr,
     },
+    /// The health service says that its server serves.
+    Healthy,
     /// The task could not be begun, or its socket failed.
     Failed {
         what: String,

@@ -1,5 +1,5 @@
-//! The images that a cluster's pods are made of, out of a static busybox: a
-//! cluster of the harness has no registry.
+//! The images that a cluster's pods are made of, out of a static busybox and
+//! programs of this workspace: a cluster of the harness has no registry.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::image::Image;
 use crate::programs;
 
-/// What pods of the stories run: a shell and small programs.
+/// What pods of the stories run: a shell and small programs, and for what these
+/// cannot do the application of all other stories.
 const APP: &str = "local.test/app:1";
 /// What holds a pod's namespaces.
 const PAUSE: &str = "local.test/pause:1";
@@ -51,7 +52,11 @@ pub(super) fn all(folder: &Path) -> Result<Vec<PathBuf>> {
         let file = name.replace(['/', ':'], "-") + ".tar";
         let archive = folder.join(&file);
         if !archive.exists() {
-            image(command)?.write(name, &archive)?;
+            let mut image = image(command)?;
+            if name == APP {
+                image = image.program("bin/mtls-test-app", &programs::test_app()?)?;
+            }
+            image.write(name, &archive)?;
         }
         archives.push(archive);
     }
