@@ -82,6 +82,9 @@ fn check_cluster() -> Result {
             },
         )?;
         let said = ask(daemon, &admin)?;
+        // From elsewhere no node is judged, and nobody asked for certificates.
+        ensure_eq(said.stdout.as_str(), "", "what is said of the node")?;
+        ensure_eq(said.status.code(), Some(0), "with warnings alone")?;
         told(&said, &REFUSED)?;
         told(
             &said,

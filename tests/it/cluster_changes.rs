@@ -46,7 +46,7 @@ fn cluster_changes() -> Result {
 
         // Pods that have a moment to end are not missed.
         steady.answers(uptime()?)?;
-        let grace = json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 2}}}});
+        let grace = json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 4}}}});
         let grace = format!("--patch={grace}");
         plane.kubectl(&["patch", "-n", "shop", "deployment/web", &grace])?;
         web_settles(&plane, 2)?;
@@ -71,6 +71,10 @@ fn cluster_changes() -> Result {
                 .none_failed(from)
                 .map_err(|error| Error::Unexpected(format!("{words:?}: {error}")))?;
         }
+
+        // Who shrinks it does not look where the others are; the scheduler does.
+        plane.kubectl(&["delete", "pods", "-n", "shop", "-l", "app=web"])?;
+        web_settles(&plane, 2)?;
 
         // Until it ends a pod that is to end goes on with what it has begun.
         let (name, address) = web_on(&plane, &b)?;
@@ -176,16 +180,19 @@ impl Steady<'_> {
 
     /// Waits until it has heard something that it has asked for since then.
     fn answers(&self, from: f64) -> Result {
+        self.hears("web on", from)
+    }
+
+    /// And that begins so.
+    fn hears(&self, what: &str, from: f64) -> Result {
         wait_for(
             Deadline::after(POD),
-            || "an answer",
+            || format!("{what:?} to be heard"),
             || {
                 // The first may have been asked for before.
                 let heard = self.since(from)?;
                 let mut heard = heard.iter().skip(1);
-                Ok(heard
-                    .any(|(_, said)| said.starts_with("web on"))
-                    .then_some(()))
+                Ok(heard.any(|(_, said)| said.starts_with(what)).then_some(()))
             },
         )
     }
@@ -399,6 +406,11 @@ fn the_api_server_is_away(
 ) -> Result {
     let pods = pods(plane, "app=web", b)?;
     let uid = pods[0]["metadata"]["uid"].as_str().unwrap_or_default();
+    // Both daemons are new: they know whom they have asked about since.
+    let from = uptime()?;
+    for node in ["a", "b"] {
+        steady.hears(&format!("web on {node}"), from)?;
+    }
     plane.stop_api_server()?;
     let before = workers[1].processes(uid, "httpd");
     let [server] = before.as_slice() else {
@@ -418,18 +430,7 @@ fn the_api_server_is_away(
         },
     )?;
     // From the same namespace, with nobody to ask who that is.
-    let again = uptime()?;
-    wait_for(
-        Deadline::after(POD),
-        || "the restarted container to be heard",
-        || {
-            let heard = steady.since(again)?;
-            Ok(heard
-                .iter()
-                .any(|(_, said)| said == "web on b")
-                .then_some(()))
-        },
-    )?;
+    steady.hears("web on b", uptime()?)?;
     steady.none_failed(uptime()?)?;
     // Of the client's own node: the next one starts from what this one has saved.
     kill(daemon, Signal::SIGKILL).doing(|| "killing a daemon")?;

@@ -31,9 +31,8 @@ fn cluster_reboot() -> Result {
         // Of connections that outlast the reboot it has to see the beginning.
         let wire = a.capture_wire()?;
         let plane = ControlPlane::start(&a, Kubelets::Real)?;
-        let mut workers = [Worker::start(&a, &plane)?, Worker::start(&b, &plane)?];
-        for worker in &mut workers {
-            worker.wait_until_ready(&plane)?;
+        let mut workers = Worker::start_both([&a, &b], &plane)?;
+        for worker in &workers {
             agent_starts(worker)?;
         }
         let [_, worker] = &mut workers;

@@ -250,8 +250,9 @@ pub(super) struct Uninstall {
 pub(super) struct Check {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub(super) config: PathBuf,
-    /// Look at the cluster as somebody who may see more than the daemon:
-    /// NetworkPolicies, webhooks, aggregated APIs. Its own rights are not judged.
+    /// Look at the cluster alone, from anywhere, as somebody who may see more
+    /// than the daemon: NetworkPolicies, webhooks, aggregated APIs. Neither its
+    /// own rights are judged, nor a node, nor sources of certificates.
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<PathBuf>,
 }

@@ -29,32 +29,42 @@ pub(super) fn command(what: &Check) -> Exit {
             return fail(&count(mistakes.list.len(), "mistake"));
         }
     };
-    let (cgroup, pins) = (config.kernel.cgroup.as_deref(), &config.kernel.pins);
-    let faults = kernel::lacks(cgroup, pins);
-    let faults = faults.iter().map(|error| with_sources(error)).collect();
-    let of_node = Examined {
-        faults,
-        warnings: lacks(&config),
-        ..Examined::default()
-    };
+    let other = what.kubeconfig.as_deref();
     let asked = wait_for(async {
+        // Whoever looks from elsewhere is on no node.
+        let of_node = match other {
+            None => node(&config),
+            Some(_) => Examined::default(),
+        };
         let of_cluster = match &config.kubernetes {
-            Some(kubernetes) => {
-                let other = what.kubeconfig.as_deref();
-                Box::pin(kubernetes::examine(kubernetes, &config, other)).await
-            }
+            Some(kubernetes) => Box::pin(kubernetes::examine(kubernetes, &config, other)).await,
             None => Examined::default(),
         };
         for examined in [&of_node, &of_cluster] {
             tell(examined);
         }
+        let faults = of_node.faults.len() + of_cluster.faults.len();
+        if other.is_some() {
+            return (None, faults);
+        }
         let workloads = config.workloads.iter().chain(one_of_each(&of_cluster.here));
-        let asked = Box::pin(ask_all(&config, workloads)).await;
-        (asked, of_node.faults.len() + of_cluster.faults.len())
+        (Some(Box::pin(ask_all(&config, workloads)).await), faults)
     });
     match asked {
-        Ok((asked, faults)) => told(&asked, faults),
+        Ok((Some(asked), faults)) => told(&asked, faults),
+        Ok((None, faults)) => judged(Exit::Done, faults),
         Err(error) => fail(&format!("starting a runtime: {error}")),
+    }
+}
+
+/// What the daemon would find where this runs.
+fn node(config: &config::Config) -> Examined {
+    let (cgroup, pins) = (config.kernel.cgroup.as_deref(), &config.kernel.pins);
+    let faults = kernel::lacks(cgroup, pins);
+    Examined {
+        faults: faults.iter().map(|error| with_sources(error)).collect(),
+        warnings: lacks(config),
+        ..Examined::default()
     }
 }
 
@@ -186,6 +196,10 @@ fn told(asked: &[Asked], mut faults: usize) -> Exit {
             faults += 1;
         }
     }
+    judged(said, faults)
+}
+
+fn judged(said: Exit, faults: usize) -> Exit {
     match faults {
         0 => said,
         faults => fail(&count(faults, "fault")),
