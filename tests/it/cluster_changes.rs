@@ -1,7 +1,7 @@
 //! A cluster in motion, under a client that never stops asking: Deployments
 //! grow, shrink and are replaced, pods end with and without grace, an address
 //! goes to another account's pod, the daemons are rolled, the API server is
-//! away. Nobody is taken for somebody else, and nothing is in clear.
+//! away, a node is cut off. Nobody is taken for somebody else, and nothing is in clear.
 
 use std::fs;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use mtls_tests::cluster::{ControlPlane, HalfSaid, Installed, Kubelets, Worker, manifest};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::Ca;
-use mtls_tests::{Doing, Error, Node, Result, ensure, ensure_eq, play, two_nodes};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use mtls_tests::{Doing, Error, Family, Node, Result, ensure, ensure_eq, play, two_nodes};
 use serde_json::{Value, json};
+
+mod away;
 
 /// So long news may take on a busy machine.
 const POD: Duration = Duration::from_secs(60);
@@ -151,7 +151,8 @@ fn cluster_changes() -> Result {
 
         the_daemons_are_rolled(&daemons, &steady)?;
         let of_a = daemons.pid(&a)?;
-        the_api_server_is_away(&mut plane, &workers, &steady, &b, of_a)?;
+        away::the_api_server_is_away(&mut plane, &workers, &steady, &b, of_a)?;
+        a_daemon_is_cut_off(&steady, &a, &b)?;
         let daemons = Installed::found(&plane);
         only_right_identities(&daemons, &a, &b)?;
         wire.finish()?.ensure_only_tls()?;
@@ -395,54 +396,6 @@ fn only_right_identities(daemons: &Installed<'_>, a: &Node, b: &Node) -> Result 
     ensure(seen > 10, || format!("{seen} lines in the access logs"))
 }
 
-/// What is known goes on, also where a kubelet starts a container again, and
-/// where that is the daemon's.
-fn the_api_server_is_away(
-    plane: &mut ControlPlane,
-    workers: &[Worker; 2],
-    steady: &Steady<'_>,
-    b: &Node,
-    daemon: Pid,
-) -> Result {
-    let pods = pods(plane, "app=web", b)?;
-    let uid = pods[0]["metadata"]["uid"].as_str().unwrap_or_default();
-    // Both daemons are new: they know whom they have asked about since.
-    let from = uptime()?;
-    for node in ["a", "b"] {
-        steady.hears(&format!("web on {node}"), from)?;
-    }
-    plane.stop_api_server()?;
-    let before = workers[1].processes(uid, "httpd");
-    let [server] = before.as_slice() else {
-        return Err(Error::Unexpected(format!(
-            "servers of web on b: {before:?}"
-        )));
-    };
-    let from = uptime()?;
-    steady.none_failed(from)?;
-    kill(*server, Signal::SIGKILL).doing(|| "killing a container's server")?;
-    wait_for(
-        Deadline::after(POD),
-        || "the kubelet to start it again",
-        || {
-            let now = workers[1].processes(uid, "httpd");
-            Ok((!now.is_empty() && now != before).then_some(()))
-        },
-    )?;
-    // From the same namespace, with nobody to ask who that is.
-    steady.hears("web on b", uptime()?)?;
-    steady.none_failed(uptime()?)?;
-    // Of the client's own node: the next one starts from what this one has saved.
-    kill(daemon, Signal::SIGKILL).doing(|| "killing a daemon")?;
-    wait_for(
-        Deadline::after(POD),
-        || "the daemon to be gone",
-        || Ok(kill(daemon, None).is_err().then_some(())),
-    )?;
-    steady.answers(uptime()?)?;
-    plane.start_api_server()
-}
-
 /// One node after the other: refused for a while, and then served again.
 fn the_daemons_are_rolled(daemons: &Installed<'_>, steady: &Steady<'_>) -> Result {
     steady.answers(uptime()?)?;
@@ -452,4 +405,20 @@ fn the_daemons_are_rolled(daemons: &Installed<'_>, steady: &Steady<'_>) -> Resul
     let heard = steady.since(from)?;
     let refused = heard.iter().any(|(_, said)| !said.starts_with("web on"));
     ensure(refused, || "nobody noticed that daemons were away")
+}
+
+/// Of a peer that cannot be reached nobody hears; of others, as ever.
+fn a_daemon_is_cut_off(steady: &Steady<'_>, a: &Node, b: &Node) -> Result {
+    let [v4, _] = b.pod_networks();
+    let peer = b.wire_address(Family::V4);
+    steady.hears("web on b", uptime()?)?;
+    a.netns().ip(&format!("route replace blackhole {v4}\n"))?;
+    let from = uptime()?;
+    steady.hears("failed", from)?;
+    steady.hears("web on a", from)?;
+    a.netns().ip(&format!(
+        "route del blackhole {v4}\nroute replace {v4} via {peer}\n"
+    ))?;
+    steady.hears("web on b", uptime()?)?;
+    steady.none_failed(uptime()?)
 }

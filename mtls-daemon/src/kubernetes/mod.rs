@@ -75,7 +75,7 @@ pub struct Snapshot {
     pub unfit: Vec<Unfit>,
     /// Who may call them, by objects of the cluster.
     pub policies: Arc<Policies>,
-    /// Who has decided on each of them, by UID.
+    /// Who has decided on each of them, by the UID its node knows.
     pub said_by: HashMap<String, SaidBy>,
     /// Whether this daemon is to stay.
     pub own: Own,

@@ -43,6 +43,13 @@ pub(super) struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+    /// Of a static pod, of which the API server has a mirror only: the UID by
+    /// which its kubelet and the cgroups know it.
+    #[serde(default)]
+    mirrored: Option<String>,
+    /// In seconds since 1970.
+    #[serde(default)]
+    created: i64,
     pub(super) service_account: String,
     pub(super) addresses: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
@@ -65,6 +72,8 @@ pub(super) struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {
     pub pod: PodRef,
+    /// By which the node knows it.
+    pub local_uid: String,
     /// What it would have.
     pub identity: SpiffeId,
     pub mode: Mode,
@@ -108,6 +117,16 @@ impl SaidBy {
 /// the host's.
 const SANDBOXES: [&str; 3] = ["kata", "gvisor", "runsc"];
 
+/// What a kubelet writes at the mirror of a static pod: the pod's own UID.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Whether a kubelet has given a static pod that UID: no object's UID is like
+/// it, so that nobody can claim another's pod.
+fn is_static(uid: &str) -> bool {
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    uid.len() == 32 && uid.bytes().all(is_hex)
+}
+
 impl Pod {
     pub(super) fn read(pod: core::Pod, rules: &Rules) -> Option<Self> {
         let metadata = pod.metadata;
@@ -128,6 +147,8 @@ impl Pod {
             namespace: metadata.namespace?,
             name: metadata.name?,
             uid: metadata.uid?,
+            mirrored: annotations.get(MIRROR).filter(|it| is_static(it)).cloned(),
+            created: (metadata.creation_timestamp).map_or(i64::MAX, |at| at.0.as_second()),
             service_account: spec
                 .service_account_name
                 .unwrap_or_else(|| "default".to_owned()),
@@ -200,6 +221,18 @@ impl Pod {
         }
     }
 
+    /// By which this node's kubelet, container runtime and cgroups know it.
+    pub(super) fn local_uid(&self) -> &str {
+        self.mirrored.as_ref().unwrap_or(&self.uid)
+    }
+
+    /// Whether the other says it is the same static pod, and said so first:
+    /// anybody who may make pods can write what a kubelet writes.
+    pub(super) fn is_claimed_by(&self, other: &Self) -> bool {
+        let age = |pod: &Self| (pod.created, pod.full_name());
+        self.mirrored.is_some() && self.mirrored == other.mirrored && age(other) < age(self)
+    }
+
     /// As workloads are called.
     pub(super) fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
@@ -219,6 +252,7 @@ impl Pod {
         let identity = rules.template.id(&rules.trust_domain, namespace, account);
         Some(Unfit {
             pod: self.reference(),
+            local_uid: self.local_uid().to_owned(),
             identity: identity.ok()?,
             mode,
             why: self.hidden()?,
@@ -278,7 +312,7 @@ impl Pod {
         Some(config::Workload {
             name: self.full_name(),
             spiffe_id: self.identity(rules)?,
-            place: Place::Pod(self.uid.clone()),
+            place: Place::Pod(self.local_uid().to_owned()),
             addresses: Vec::new(),
             mode: Some(mode),
             connect: None,

@@ -366,22 +366,24 @@ impl Store {
 
     fn said_by(&self, policies: &Policies) -> HashMap<String, SaidBy> {
         let of = self.decided(policies);
-        of.map(|(pod, decided)| (pod.uid.clone(), decided.said_by))
+        of.map(|(pod, decided)| (pod.local_uid().to_owned(), decided.said_by))
             .collect()
     }
 
     fn decided<'a>(&'a self, policies: &'a Policies) -> impl Iterator<Item = (&'a Pod, Decided)> {
-        self.pods.values().filter_map(|pod| {
+        let is_another = |pod: &Pod| self.pods.values().any(|other| pod.is_claimed_by(other));
+        let pods = self.pods.values().filter(move |pod| !is_another(pod));
+        pods.filter_map(|pod| {
             let of_namespace = self.namespaces.get(&pod.namespace)?;
             let of_objects = policies.authentication.get(&pod.full_name());
             Some((pod, pod.decided(*of_namespace, &self.rules, of_objects)))
         })
     }
 
-    /// The pod of this node with that UID.
+    /// The pod that this node knows by that UID.
     pub(super) fn pod(&self, uid: &str) -> Option<PodRef> {
         let mut pods = self.pods.values();
-        pods.find(|pod| pod.uid == uid).map(Pod::reference)
+        pods.find(|pod| pod.local_uid() == uid).map(Pod::reference)
     }
 
     fn lookup_tables(&mut self) -> HashMap<IpAddr, Arc<directory::Service>> {

@@ -94,7 +94,7 @@ impl Node {
     fn not_known(&self, pod: &Pod) -> Progress {
         let cluster = self.cluster.borrow();
         let mut unfit = cluster.iter().flat_map(|snapshot| &snapshot.unfit);
-        if unfit.any(|unfit| unfit.pod.uid == pod.uid) {
+        if unfit.any(|unfit| unfit.local_uid == pod.uid) {
             return Progress::Done;
         }
         let trouble = cluster

@@ -326,19 +326,17 @@ impl Node {
 
 fn unfit_statuses(snapshot: &kubernetes::Snapshot) -> impl Iterator<Item = WorkloadStatus> {
     let unfit = snapshot.unfit.iter();
-    unfit.map(|unfit| unfit_status(unfit, snapshot.decided(&unfit.pod.uid)))
+    unfit.map(|unfit| unfit_status(unfit, snapshot.decided(&unfit.local_uid)))
 }
 
 fn unfit_status(unfit: &kubernetes::Unfit, because: &str) -> WorkloadStatus {
     let kubernetes::PodRef {
-        namespace,
-        name,
-        uid,
+        namespace, name, ..
     } = &unfit.pod;
     WorkloadStatus {
         name: format!("{namespace}/{name}"),
         identity: unfit.identity.clone(),
-        place: Place::Pod(uid.clone()),
+        place: Place::Pod(unfit.local_uid.clone()),
         mode: unfit.mode,
         because: because.to_owned(),
         since: None,

@@ -48,6 +48,7 @@ const NETWORK: &str = "/etc/cni/net.d/10-node.conflist";
 const ADDRESSES: &str = "/run/cni/node";
 /// Where nodes keep what this harness gives them, by the paths they see.
 const OWN: &str = "/opt/node";
+const STATIC_PODS: &str = "/opt/node/pods";
 
 /// What kubelet and runtime need to come up on a busy machine.
 const START: Duration = Duration::from_secs(90);
@@ -115,6 +116,27 @@ impl Worker {
         };
         let all = cgroup::processes_below(&self.cgroups.pods).into_iter();
         all.filter(of_pod).map(Pid::from_raw).collect()
+    }
+
+    /// Runs a program in a container, also while nobody can ask for it by the
+    /// API server; what it says.
+    pub fn run_in(&self, container: &str, words: &[&str]) -> Result<String> {
+        let exec = ["tasks", "exec", "--exec-id", "story", container];
+        self.ctr(&[&exec, words].concat())
+    }
+
+    /// Of what runs its pods' containers.
+    pub fn runtime_log(&self) -> Result<String> {
+        let containerd = self.containerd.as_ref();
+        let containerd = containerd.ok_or_else(|| Error::Unexpected("no containerd".into()))?;
+        Ok(containerd.log())
+    }
+
+    /// Gives the kubelet a pod of which it tells the API server, and not the
+    /// other way round.
+    pub fn start_static_pod(&self, name: &str, pod: &Value) -> Result {
+        let file = format!("{}/{name}.json", STATIC_PODS.trim_start_matches('/'));
+        write(&self.files.join(file), &pod.to_string())
     }
 
     /// Has its pods' next one get that address of the fourth version, once
@@ -382,7 +404,7 @@ fn kubelet_config(node: &Node) -> Result<Value> {
         "makeIPTablesUtilChains": false, "resolvConf": "",
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
-        "staticPodPath": "/opt/node/pods",
+        "staticPodPath": STATIC_PODS,
         "volumePluginDir": "/var/lib/kubelet/plugins-of-volumes",
     }))
 }

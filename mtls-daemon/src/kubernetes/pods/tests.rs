@@ -220,3 +220,33 @@ fn of_labels_and_objects_the_narrowest_counts() {
     assert_eq!(of_mesh.said_by.word(), "PeerAuthentication istio-system/p");
     assert_eq!(of_mesh.mode, Mode::Strict);
 }
+
+#[test]
+fn a_static_pod_is_found_by_the_uid_that_its_kubelet_gave_it() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |of: &str, at: &str| {
+        let annotations = json!({"kubernetes.io/config.mirror": of});
+        let metadata = json!({"annotations": annotations, "creationTimestamp": at});
+        pod(&metadata, &plain(), &json!({}))
+    };
+    let first = mirror(hash, "2026-01-01T00:00:00Z");
+    assert_eq!(first.local_uid(), hash);
+    assert_eq!(first.reference().uid, "u1", "as the API server knows it");
+    let workload = workload(&first, Some(Mode::Strict)).unwrap();
+    assert_eq!(workload.place, Place::Pod(hash.to_owned()));
+
+    // Another pod's UID, which anybody may write there, is not believed.
+    for other in [
+        "",
+        "0a6cbd6e-5f0c-4a8c-9d8e-1f2a3b4c5d6e",
+        "0123456789ABCDEF0123456789ABCDEF",
+    ] {
+        let other = mirror(other, "2026-01-01T00:00:00Z");
+        assert_eq!(other.local_uid(), "u1");
+        assert!(!other.is_claimed_by(&first));
+    }
+    // And of two that are said to be one, the older is.
+    let second = mirror(hash, "2026-01-01T00:00:01Z");
+    assert!(second.is_claimed_by(&first) && !first.is_claimed_by(&second));
+    assert!(!first.is_claimed_by(&first));
+}

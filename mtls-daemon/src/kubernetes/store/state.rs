@@ -116,8 +116,8 @@ impl Store {
         if known.read_by != ReadBy::of(&rules) {
             return Err(NotKnown::OtherRules);
         }
-        let here = are_here(known.pods.values().map(|pod| pod.uid.as_str()).collect());
-        known.pods.retain(|_, pod| here.contains(&pod.uid));
+        let here = are_here(known.pods.values().map(Pod::local_uid).collect());
+        known.pods.retain(|_, pod| here.contains(pod.local_uid()));
         let mut answers = HashMap::new();
         for (address, answer) in known.answers {
             let id = |id: String| {
