@@ -15,6 +15,11 @@ pub fn daemon() -> Result<PathBuf> {
     built("mtls-daemon", "MTLS_DAEMON", "mtls-daemon")
 }
 
+/// The same without shared libraries, for images.
+pub fn image_daemon() -> Result<PathBuf> {
+    std::env::var_os("MTLS_IMAGE_DAEMON").map_or_else(daemon, |path| Ok(path.into()))
+}
+
 /// Folder for the logs of failed stories, beside the binaries.
 pub fn failure_logs() -> Result<PathBuf> {
     let app = test_app()?;

@@ -5,6 +5,7 @@
 //! dependencies other features, and builds them again.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::build_ebpf;
 use crate::command;
@@ -29,6 +30,35 @@ pub(crate) fn run(profile: Profile) -> Result {
 /// the daemon, lie beside it.
 pub(crate) fn test_program(name: &str, profile: Profile) -> Result<PathBuf> {
     executable(name, &["build", "--workspace", "--bins"], profile)
+}
+
+/// The environment variable by which the programs of mtls-tests find the daemon
+/// for their images.
+pub(crate) const IMAGE_DAEMON: &str = "MTLS_IMAGE_DAEMON";
+
+/// Builds the daemon once more, without any shared library: an image holds it
+/// alone, and its copy for the CNI runs on nodes with another libc, or an older
+/// one. The C library's own resolver reads /etc/hosts and asks by DNS.
+pub(crate) fn image_daemon(profile: Profile) -> Result<PathBuf> {
+    let words = [
+        "build",
+        "--package=mtls-daemon",
+        "--bin=mtls-daemon",
+        // Or what runs while it is built, such as macros, would be static, too.
+        "--target=host-tuple",
+        "--config=build.rustflags=['-Ctarget-feature=+crt-static']",
+    ];
+    command::run(command::cargo().args(words).args(profile.flag()))?;
+    let daemon = executable("mtls-daemon", &words, profile)?;
+    // RUSTFLAGS, where they are set, come before what we say.
+    let said = command::output(Command::new("ldd").arg(&daemon))?;
+    if said.contains("statically linked") {
+        return Ok(daemon);
+    }
+    Err(Failure::new(format!(
+        "{} needs shared libraries: unset RUSTFLAGS, or add -Ctarget-feature=+crt-static\n{said}",
+        daemon.display()
+    )))
 }
 
 /// Builds the stories without running them; the path of their binary.

@@ -34,8 +34,12 @@ fn start(profile: Profile, more: Option<Need>, words: &[&str]) -> Result {
     setup::run(&needs.into_iter().chain(more).collect::<Vec<_>>())?;
     build::run(profile)?;
     let demo = build::test_program("mtls-demo", profile)?;
+    let mut command = Command::new(&demo);
+    if words.contains(&"--kubernetes") {
+        command.env(build::IMAGE_DAEMON, build::image_daemon(profile)?);
+    }
     // It stands in our place, so that Ctrl-C and the exit code are its own.
-    let error = Command::new(&demo).args(words).exec();
+    let error = command.args(words).exec();
     Err(Failure::new(format!(
         "starting {}: {error}",
         demo.display()

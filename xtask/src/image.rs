@@ -35,12 +35,14 @@ pub(crate) fn run(words: &[&str]) -> Result {
     }
     setup::run(&[Need::Build])?;
     build::run(profile)?;
+    let daemon = build::image_daemon(profile)?;
     let writer = build::test_program("mtls-image", profile)?;
     let folder = places::repository().join("target/image");
     std::fs::create_dir_all(&folder).doing(format_args!("making {}", folder.display()))?;
     command::run(
         Command::new(writer)
             .arg(folder.join("mtls-daemon.tar"))
-            .arg(name),
+            .arg(name)
+            .env(build::IMAGE_DAEMON, daemon),
     )
 }

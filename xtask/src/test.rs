@@ -30,6 +30,7 @@ pub(crate) fn run(words: &[&str]) -> Result {
         Need::Cluster,
     ])?;
     build::run(Profile::Dev)?;
+    let daemon = build::image_daemon(Profile::Dev)?;
     let app = build::test_program("mtls-test-app", Profile::Dev)?;
     raise_descriptor_limit()?;
     let filters = words.iter().take_while(|word| !word.starts_with('-'));
@@ -45,6 +46,7 @@ pub(crate) fn run(words: &[&str]) -> Result {
     cargo.args(filters);
     let (authorities, cluster) = (components::authorities()?, components::cluster()?);
     cargo
+        .env(build::IMAGE_DAEMON, daemon)
         .env("MTLS_TEST_ENVOY", envoy::ready()?)
         .env("MTLS_TEST_SPIRE", authorities.spire)
         .env("MTLS_TEST_OPENBAO", authorities.openbao)

@@ -29,7 +29,7 @@ pub fn daemon() -> Result<Image> {
             "org.opencontainers.image.version": version,
             "org.opencontainers.image.licenses": "Apache-2.0",
         }))
-        .program("usr/bin/mtls-daemon", &programs::daemon()?)?
+        .program("usr/bin/mtls-daemon", &programs::image_daemon()?)?
         .folder("run", 0o755)
         .folder("tmp", 0o1777))
 }
