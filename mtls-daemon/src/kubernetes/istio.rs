@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 
 use kube::Client;
 use kube::runtime::watcher;
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::crd;
 use super::policies::Kind;
 use super::store::{News, Store};
-use super::watch::{self, Missing, Told};
+use super::watch::{self, Missing, Teller};
 
 pub(super) struct Watches {
     client: Client,
-    tell: mpsc::Sender<Told>,
+    tell: Teller,
     /// The version of their API, and who watches them.
     now: BTreeMap<Kind, (String, AbortHandle)>,
 }
 
 impl Watches {
     /// Of nothing yet but, if they are `wanted`, the definitions.
-    pub(super) fn start(client: &Client, tell: mpsc::Sender<Told>, wanted: bool) -> Self {
+    pub(super) fn start(client: &Client, tell: Teller, wanted: bool) -> Self {
         for kind in Kind::ALL.into_iter().filter(|_| wanted) {
             let definition = format!("metadata.name={}", kind.definition());
             spawn_local(watch::objects(

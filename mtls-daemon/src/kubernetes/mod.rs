@@ -57,7 +57,7 @@ pub use services::PodRef;
 use store::{News, NotKnown, Store};
 pub use uninstall::{Asked, Progress, Report, UninstallError};
 use watch::Missing::{IsEmpty, IsTrouble};
-use watch::Told;
+use watch::{Teller, Told};
 
 /// What this node knows of its cluster.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +130,7 @@ pub async fn start(
     let rules = Rules::of(kubernetes, config);
     let (sender, snapshots) = latest::channel(Arc::default());
     let (tell, told) = mpsc::channel(256);
+    let tell = Teller::to(tell);
     watch_everything(&client, &rules, &tell);
     let own = match &kubernetes.daemonset {
         None => Own::Stays,
@@ -182,7 +183,7 @@ fn from_disk(saved: &Saved, rules: &Rules, cgroup2: &Path) -> Result<Option<Stor
     Ok(Some(store))
 }
 
-fn watch_everything(client: &Client, rules: &Rules, tell: &mpsc::Sender<Told>) {
+fn watch_everything(client: &Client, rules: &Rules, tell: &Teller) {
     let all = watcher::Config::default;
     let own = all().fields(&format!("spec.nodeName={}", rules.node));
     let of_services = all().labels("kubernetes.io/service-name");

@@ -73,6 +73,7 @@ pub(super) fn the_api_server_is_away(
         "refused",
         "what is heard at an unknown address",
     )?;
+    refused_at(a, &format!("{new}:8080"), "unknown_destination")?;
     steady.hears("web on a", uptime()?)?;
 
     wait_for(
@@ -90,13 +91,41 @@ pub(super) fn the_api_server_is_away(
     })?;
 
     plane.start_api_server()?;
+    // Whoever tells it has had its pauses doubled meanwhile: kubelet, controllers.
+    wait_for(
+        Deadline::after(BACK),
+        || "the Service to lead to where that pod is now",
+        || Ok(leads_to(plane, &new)?.then_some(())),
+    )?;
+    // And then nothing of ours waits for long.
     steady.hears("web on b", uptime()?)?;
-    // Kubelet, plug-in and watches each have had their pauses doubled meanwhile.
     wait_for(
         Deadline::after(BACK),
         || "the pod of the kubelet's own",
         || Ok(answers_as(plane, "static-b", "static").ok()),
     )
+}
+
+/// By the access log of the daemon that runs there.
+fn refused_at(worker: &Worker, at: &str, reason: &str) -> Result {
+    let log = worker.said("mtls-daemon", "mtls-daemon", "mtls-daemon")?;
+    let events = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let at_it = events.filter(|it: &Value| it["original_dst"] == at);
+    let reasons: Vec<Value> = at_it.map(|it| it["reason"].clone()).collect();
+    let is_it = !reasons.is_empty() && reasons.iter().all(|it| *it == reason);
+    ensure(is_it, || format!("{at}: {reasons:?}, not {reason}"))
+}
+
+/// Whether the Service `web` does, as the API server tells.
+fn leads_to(plane: &ControlPlane, address: &str) -> Result<bool> {
+    let label = "kubernetes.io/service-name=web";
+    let slices = plane.get(&["endpointslices", "-n", "shop", "-l", label])?;
+    let slices = slices["items"].as_array().into_iter().flatten();
+    let mut endpoints =
+        slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    Ok(endpoints.any(|it| it["addresses"][0] == address && it["conditions"]["ready"] == true))
 }
 
 /// Kills a process of a pod; returns when there is another.

@@ -102,7 +102,10 @@ impl Worker {
     pub fn said(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
         let files = format!("cat /var/log/pods/{namespace}_{pod}*/{container}/*.log");
         let log = self.spawn("sh")?.args(["-c", &files]).output()?.success()?;
-        let lines = log.lines().filter_map(|line| line.split_once(" stdout F "));
+        let lines = log.lines().filter_map(|line| {
+            let said = line.split_once(" stdout F ");
+            said.or_else(|| line.split_once(" stderr F "))
+        });
         Ok(lines.map(|(_, said)| format!("{said}\n")).collect())
     }
 
