@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
+use kube::runtime::watcher;
 use thiserror::Error;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -48,4 +50,31 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
         last = source;
     }
     last.to_string()
+}
+
+/// What the API server said to a watch; `None`: it has not answered.
+pub fn status_of(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(&**status),
+        _ => None,
+    }
+}
+
+/// Why `what` is not told of; `rights` is the remedy where that is forbidden.
+pub fn watch_trouble(what: &str, error: &watcher::Error, rights: &str) -> String {
+    let status = status_of(error);
+    let remedy = match status.map(|status| status.code) {
+        Some(401) => ": is the token, or the certificate, of the kubeconfig still valid?",
+        Some(403) => &format!(": {rights}"),
+        _ => "",
+    };
+    let why = match (status, std::error::Error::source(error)) {
+        (Some(status), _) if !status.message.is_empty() => status.message.clone(),
+        (_, Some(cause)) => root_cause(cause),
+        (_, None) => error.to_string(),
+    };
+    format!("watching {what}: {why}{remedy}")
 }

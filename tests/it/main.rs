@@ -26,6 +26,7 @@ mod same_node;
 mod same_port_twice;
 mod server_speaks_first;
 mod services;
+mod tls_secrets;
 mod truthful_clients;
 mod truthful_connect;
 mod udp;

@@ -173,11 +173,14 @@ fn repeated<T: Eq + Hash>(items: impl Iterator<Item = T>) -> Vec<usize> {
         .collect()
 }
 
+fn names_source(part: &Part<'_>) -> bool {
+    SOURCES.iter().any(|name| part.has(name))
+}
+
 fn sources(draft: &Draft<'_>, identity: &Identity) {
-    let names_one = |part: &Part<'_>| SOURCES.iter().any(|name| part.has(name));
-    let node_has_source = identity.source.is_some() || names_one(&draft.identity);
+    let node_has_source = identity.source.is_some() || names_source(&draft.identity);
     for (workload, part) in &draft.workloads {
-        if names_one(part) {
+        if names_source(part) {
             continue;
         }
         if !node_has_source {
@@ -194,6 +197,13 @@ fn sources(draft: &Draft<'_>, identity: &Identity) {
                 part.at("name"),
                 format!("workload {:?} is no pod, and has no namespace in which its certificates could be asked for", workload.name),
                 "add identity.cert-manager.namespace, or [workload.cert-manager] with one",
+            );
+        }
+        if let Some(Source::Secrets(..)) = &identity.source {
+            part.complain(
+                part.at("name"),
+                format!("workload {:?} is no pod, and has no Secret", workload.name),
+                "give it a source of its own, such as [workload.files]",
             );
         }
         let domain = workload.spiffe_id.trust_domain();
@@ -215,11 +225,16 @@ fn pods(draft: &Draft<'_>, identity: &Identity) {
     let Some(part) = &draft.kubernetes else {
         return;
     };
-    if matches!(identity.source, None | Some(Source::Files(_))) {
+    let issues = match &identity.source {
+        Some(source) => !matches!(source, Source::Files(_)),
+        // What is wrong with it is said already.
+        None => names_source(&draft.identity),
+    };
+    if !issues {
         part.complain(
             part.at("node_name"),
             "nothing issues certificates for the pods of this node".to_owned(),
-            "add [identity.disk-ca], [identity.spire], [identity.vault] or [identity.cert-manager]",
+            "add [identity.disk-ca], [identity.spire], [identity.vault], [identity.cert-manager] or [identity.secrets]",
         );
     }
 }

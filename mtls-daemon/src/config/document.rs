@@ -12,6 +12,7 @@ const ALTERNATIVES: &[&str] = &[
     "identity.spire",
     "identity.vault",
     "identity.cert-manager",
+    "identity.secrets",
     "identity.federated",
     "identity.crl",
     "workload.disk-ca",

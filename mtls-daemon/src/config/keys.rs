@@ -19,8 +19,8 @@ use kubernetes::KUBERNETES;
 use limits::LIMITS;
 pub use shape::Shape;
 use sources::{
-    NODE_CERT_MANAGER, NODE_DISK_CA, NODE_FILES, NODE_SPIRE, NODE_VAULT, WORKLOAD_CERT_MANAGER,
-    WORKLOAD_DISK_CA, WORKLOAD_FILES, WORKLOAD_SPIRE, WORKLOAD_VAULT,
+    NODE_CERT_MANAGER, NODE_DISK_CA, NODE_FILES, NODE_SECRETS, NODE_SPIRE, NODE_VAULT,
+    WORKLOAD_CERT_MANAGER, WORKLOAD_DISK_CA, WORKLOAD_FILES, WORKLOAD_SPIRE, WORKLOAD_VAULT,
 };
 
 /// A table of the file, or one of an array of tables.
@@ -152,7 +152,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "identity", repeated: false,
-        doc: "Who issues the workloads' certificates: one of [identity.disk-ca], [identity.files], [identity.spire], [identity.vault] and [identity.cert-manager], unless every workload brings its own.",
+        doc: "Who issues the workloads' certificates: one of [identity.disk-ca], [identity.files], [identity.spire], [identity.vault], [identity.cert-manager] and [identity.secrets], unless every workload brings its own.",
         keys: &[
             key("trust_domain", TrustDomain, Required, Restart, r#""example.org""#,
                 "The trust domain of this node's workloads."),
@@ -186,6 +186,11 @@ pub const SECTIONS: &[Section] = &[
         path: "identity.cert-manager", repeated: false,
         doc: "The cluster's cert-manager: each certificate is asked for by a CertificateRequest for a key that the daemon makes, which an approver lets pass, an issuer signs, and the daemon deletes.",
         keys: &NODE_CERT_MANAGER,
+    },
+    Section {
+        path: "identity.secrets", repeated: false,
+        doc: "Certificates that lie in Secrets of the pods' namespaces, as cert-manager's Certificates keep them, each followed while a pod of its account runs on the node.",
+        keys: &NODE_SECRETS,
     },
     Section {
         path: "identity.federated", repeated: true,
@@ -334,7 +339,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "kubernetes", repeated: false,
-        doc: "The Kubernetes cluster that this node belongs to: its pods, enrolled by label, and its Services. Without this section the daemon asks no API server. The pods' certificates come from [identity.disk-ca], [identity.spire], [identity.vault] or [identity.cert-manager].",
+        doc: "The Kubernetes cluster that this node belongs to: its pods, enrolled by label, and its Services. Without this section the daemon asks no API server. The pods' certificates come from [identity.disk-ca], [identity.spire], [identity.vault], [identity.cert-manager] or [identity.secrets].",
         keys: &KUBERNETES,
     },
     Section { path: "cni", repeated: false, doc: cni::DOC, keys: &CNI },

@@ -22,6 +22,7 @@ mod modes;
 mod parse;
 mod port_mode;
 mod reader;
+mod secrets;
 mod source;
 mod units;
 mod value;
@@ -52,6 +53,7 @@ pub use limits::Limits;
 pub use mistakes::{Mistake, Mistakes};
 pub use parse::{Loaded, read_text};
 pub use port_mode::PortMode;
+pub use secrets::{PodSecret, SecretName, Secrets};
 pub use source::{DiskCa, FileUrl, Files, Login, SelectedBy, Selector, ServerUrl, Spire, Vault};
 pub(crate) use units::parse_duration;
 
@@ -269,6 +271,8 @@ pub enum Source {
     Vault(Vault),
     /// Of a pod with who it is.
     CertManager(CertManager, Option<OwningPod>),
+    /// Of a pod with where its own lies.
+    Secrets(Secrets, Option<PodSecret>),
 }
 
 /// `[[identity.federated]]`

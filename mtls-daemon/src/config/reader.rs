@@ -117,6 +117,11 @@ impl<'r> Part<'r> {
         self.section.key(name).is_some()
     }
 
+    /// Whether there can be a table of that name below this one.
+    pub(super) fn knows_table(&self, name: &str) -> bool {
+        self.child_section(name).is_some()
+    }
+
     /// The table below this one; empty if the file has none.
     pub(super) fn table(&self, name: &str) -> Self {
         self.maybe(name).unwrap_or_else(|| {

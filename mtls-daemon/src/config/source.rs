@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Source;
 use super::cert_manager::cert_manager;
 use super::reader::Part;
+use super::secrets::secrets;
 
 /// `[identity.disk-ca]`: an authority whose key lies on this node.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,12 +106,20 @@ pub struct FileUrl {
 }
 
 /// The tables that name a source.
-pub(super) const SOURCES: [&str; 5] = ["disk-ca", "files", "spire", "vault", "cert-manager"];
+pub(super) const SOURCES: [&str; 6] = [
+    "disk-ca",
+    "files",
+    "spire",
+    "vault",
+    "cert-manager",
+    "secrets",
+];
 
 /// The source in a part, which may name one at most. A workload that says
 /// nothing else has the `node`'s agent.
 pub(super) fn source(part: &Part<'_>, node: Option<&Source>) -> Option<Source> {
-    let named: Vec<&str> = SOURCES.into_iter().filter(|name| part.has(name)).collect();
+    let is_named = |name: &&str| part.has(name) && part.knows_table(name);
+    let named: Vec<&str> = SOURCES.into_iter().filter(is_named).collect();
     if let [_, second, ..] = named.as_slice() {
         part.complain(
             part.at(second),
@@ -128,6 +137,7 @@ pub(super) fn source(part: &Part<'_>, node: Option<&Source>) -> Option<Source> {
             "files" => files(&part).map(Source::Files),
             "spire" => spire(&part, node),
             "vault" => vault(&part).map(Source::Vault),
+            "secrets" => secrets(&part).map(|config| Source::Secrets(config, None)),
             _ => cert_manager(&part).map(|config| Source::CertManager(config, None)),
         }
     };
@@ -290,6 +300,7 @@ impl Source {
         match (self, other) {
             (Self::Spire(own, _), Self::Spire(other, _)) => own == other,
             (Self::CertManager(own, _), Self::CertManager(other, _)) => own == other,
+            (Self::Secrets(own, _), Self::Secrets(other, _)) => own == other,
             _ => self == other,
         }
     }

@@ -22,6 +22,7 @@ mod csr;
 pub mod disk_ca;
 pub mod files;
 pub mod pem;
+pub mod secrets;
 mod server;
 mod signing;
 mod source;

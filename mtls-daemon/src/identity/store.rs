@@ -17,6 +17,7 @@ use super::federation::{self, Federation};
 use super::files::Files;
 use super::keeper::Keeper;
 use super::pace::Timings;
+use super::secrets::Secrets;
 use super::source::Source;
 use super::spire::Spire;
 use super::svid::Svid;
@@ -255,6 +256,13 @@ impl IdentityStore {
                 timings,
                 self.seed,
             )),
+            config::Source::Secrets(config, _) => Arc::new(Secrets::start(
+                config,
+                &trust_domain,
+                clock,
+                timings,
+                self.seed,
+            )),
         };
         state.sources.push(Shared {
             config: wanted.clone(),
@@ -289,6 +297,7 @@ fn others(config: &config::Identity) -> Vec<config::FederatedBundle> {
         Some(config::Source::Files(files)) => Some(&files.bundle),
         Some(config::Source::Vault(vault)) => Some(&vault.bundle),
         Some(config::Source::CertManager(asked, _)) => Some(&asked.bundle),
+        Some(config::Source::Secrets(read, _)) => Some(&read.bundle),
         // Its own agent vouches for it, and names no file.
         Some(config::Source::Spire(..)) | None => None,
     };

@@ -1,12 +1,12 @@
 //! How a pod's certificates are asked for, where the node's source asks for
 //! each workload in another way.
 
-use crate::config::{OwningPod, SelectedBy, Selector, Source};
+use crate::config::{OwningPod, PodSecret, SelectedBy, Selector, Source};
 
 use super::pods::{Pod, Rules};
 
 /// A SPIRE agent is asked by what its own attestor would have found out, a
-/// cert-manager on the pod's behalf. `None`: as the node's source is.
+/// cert-manager on the pod's behalf, and Secrets lie beside it. `None`: as the node's source is.
 pub(super) fn source(pod: &Pod, rules: &Rules) -> Option<Source> {
     match rules.source.as_ref()? {
         Source::Spire(spire, SelectedBy::Name) => {
@@ -20,6 +20,13 @@ pub(super) fn source(pod: &Pod, rules: &Rules) -> Option<Source> {
                 uid: pod.uid.clone(),
             };
             Some(Source::CertManager(asked.clone(), Some(owner)))
+        }
+        Source::Secrets(read, _) => {
+            let secret = PodSecret {
+                namespace: pod.namespace.clone(),
+                name: read.name.of(&pod.service_account),
+            };
+            Some(Source::Secrets(read.clone(), Some(secret)))
         }
         _ => None,
     }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::api_server::root_cause;
+use crate::api_server::{status_of, watch_trouble};
 
 use super::ANSWER_WITHIN;
 use super::store::News;
@@ -25,6 +25,10 @@ pub(super) enum Told {
     /// It works, or why not.
     State(&'static str, Result<(), String>),
 }
+
+/// What a watch needs that is forbidden.
+const RIGHTS: &str =
+    "let the daemon's account list and watch them (deploy/chart/templates/rbac.yaml)";
 
 /// What all watches of a daemon share.
 #[derive(Clone)]
@@ -146,7 +150,7 @@ pub(super) async fn objects<K>(
                         }
                         Ok(())
                     } else {
-                        Err(explain(what, &error))
+                        Err(watch_trouble(what, &error, RIGHTS))
                     };
                     if !teller.tell(Told::State(what, state)).await {
                         return;
@@ -188,33 +192,6 @@ fn cannot_stream(error: &watcher::Error) -> bool {
 
 fn is_not_served(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 404)
-}
-
-fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => Some(&**status),
-        _ => None,
-    }
-}
-
-fn explain(what: &str, error: &watcher::Error) -> String {
-    let cause = std::error::Error::source(error);
-    let remedy = match status_of(error).map(|status| status.code) {
-        Some(401) => ": is the token, or the certificate, of the kubeconfig still valid?",
-        Some(403) => {
-            ": let the daemon's account list and watch them (deploy/chart/templates/rbac.yaml)"
-        }
-        _ => "",
-    };
-    let why = match (status_of(error), cause) {
-        (Some(status), _) if !status.message.is_empty() => status.message.clone(),
-        (_, Some(cause)) => root_cause(cause),
-        (_, None) => error.to_string(),
-    };
-    format!("watching {what}: {why}{remedy}")
 }
 
 #[cfg(test)]

@@ -143,10 +143,11 @@ impl Plan {
             }
         }
         // A node has one source.
-        if ["identity.spire", "identity.vault", "identity.cert-manager"]
-            .iter()
-            .any(|source| sections.contains_key(source))
-        {
+        let others = ["spire", "vault", "cert-manager", "secrets"];
+        let mut others = others
+            .map(|source| format!("identity.{source}"))
+            .into_iter();
+        if others.any(|source| sections.contains_key(source.as_str())) {
             sections.remove("identity.disk-ca");
         }
         let mut toml = String::from("version = 1\n");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{CertManager, DiskCa, Files, Login, SelectedBy, Source, Spire, Vault};
+use super::super::{CertManager, DiskCa, Files, Login, Secrets, SelectedBy, Source, Spire, Vault};
 use super::{Block, block, duration, path, text, texts};
 
 pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
@@ -40,6 +40,24 @@ pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) ->
         Source::CertManager(asked, _) => {
             cert_manager_block(&format!("{parent}.cert-manager"), item, asked)
         }
+        Source::Secrets(
+            Secrets {
+                namespaces,
+                name,
+                kubeconfig,
+                bundle,
+            },
+            _,
+        ) => block(
+            &format!("{parent}.secrets"),
+            item,
+            [
+                ("namespaces", texts(namespaces)),
+                ("name", text(name)),
+                ("kubeconfig", kubeconfig.as_deref().and_then(path)),
+                ("bundle", path(bundle)),
+            ],
+        ),
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Shape {
     LabelPrefix,
     /// Path of a SPIFFE ID, with placeholders.
     IdTemplate,
+    /// Of a Secret, with a placeholder.
+    SecretName,
     /// `exact`, `start*`, `*end` or `*`.
     Pattern,
     /// The name of a workload, or a pattern of SPIFFE IDs.
@@ -73,6 +75,7 @@ impl fmt::Display for Shape {
             Self::Selector => f.write_str("selector"),
             Self::LabelPrefix => f.write_str("DNS name"),
             Self::IdTemplate => f.write_str("path of a SPIFFE ID"),
+            Self::SecretName => f.write_str("name of a Secret"),
             Self::Pattern => f.write_str("pattern"),
             Self::WorkloadPattern => f.write_str("workload"),
             Self::Choice(words) => f.write_str(&words.join(" or ")),

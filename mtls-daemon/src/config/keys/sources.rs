@@ -22,6 +22,17 @@ pub(super) const WORKLOAD_VAULT: [Key; 11] = vault(Live);
 pub(super) const NODE_CERT_MANAGER: [Key; 7] =
     cert_manager(Unset("the pod's own namespace"), Restart);
 pub(super) const WORKLOAD_CERT_MANAGER: [Key; 7] = cert_manager(Required, Live);
+#[rustfmt::skip]
+pub(super) const NODE_SECRETS: [Key; 4] = [
+    key("namespaces", List(&Name), Required, Restart, r#"["shop"]"#,
+        "Namespaces whose Secrets the daemon reads, and may read: the chart gives it a Role in each. Pods elsewhere get no certificate."),
+    key("name", SecretName, Is(r#""{service_account}-tls""#), Restart, r#""{service_account}-tls""#,
+        "Name of a pod's Secret, which holds `tls.crt` and `tls.key`, in the pod's own namespace; `{service_account}` is that of the pod."),
+    key("kubeconfig", Path, Unset("the service account of the daemon's own pod"), Restart, r#""/etc/kubernetes/mtls-daemon.conf""#,
+        "A kubeconfig file that says where the API server is and how the daemon logs in."),
+    key("bundle", Path, Required, Restart, r#""/etc/mtls-daemon/roots.pem""#,
+        "PEM file: the roots that peers of this trust domain are verified against. Never taken from a Secret's `ca.crt`."),
+];
 
 #[rustfmt::skip]
 const fn disk_ca(applies: Applies) -> [Key; 4] {

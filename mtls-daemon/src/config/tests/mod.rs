@@ -392,6 +392,7 @@ fn every_default_and_example_in_the_table_has_its_shape() {
             Shape::Url => ServerUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::FileUrl => FileUrl::read(&value, shape, &mut wrong).is_some(),
             Shape::IdTemplate => IdTemplate::read(&value, shape, &mut wrong).is_some(),
+            Shape::SecretName => SecretName::read(&value, shape, &mut wrong).is_some(),
             Shape::Pattern => Pattern::read(&value, shape, &mut wrong).is_some(),
             Shape::WorkloadPattern => Selected::read(&value, shape, &mut wrong).is_some(),
             Shape::Selector => Selector::read(&value, shape, &mut wrong).is_some(),

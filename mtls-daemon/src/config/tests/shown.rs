@@ -89,7 +89,7 @@ fn the_example_is_a_good_configuration() {
     assert_eq!(
         what,
         [
-            "certificates come from one source, here are 5",
+            "certificates come from one source, here are 6",
             "there are two ways to log in",
             "the workload is in one place, here are 3",
             "certificates come from one source, here are 5",

@@ -195,3 +195,33 @@ fn a_cert_manager_is_asked_in_some_namespace() {
     );
     good(&format!("{asked}{WEB}{own}namespace = \"certs\"\n"));
 }
+
+#[test]
+fn secrets_are_the_pods_alone() {
+    let read = "[identity.secrets]\nnamespaces = [\"shop\"]\nbundle = \"/roots.pem\"\n";
+    let pods = "[kubernetes]\nnode_name = \"a\"\n";
+    let config = good(&format!("{read}{pods}"));
+    let Some(Source::Secrets(found, None)) = &config.identity.source else {
+        panic!("{:?}", config.identity.source);
+    };
+    assert_eq!(found.name.of("web"), "web-tls");
+    assert_eq!(
+        wrong(&format!("{read}{WEB}")),
+        ["workload \"web\" is no pod, and has no Secret"]
+    );
+    let own = read.replace("identity", "workload");
+    assert_eq!(
+        wrong(&format!("{read}{WEB}{own}")),
+        ["[[workload]] has no key \"secrets\""]
+    );
+    let none = read.replace("[\"shop\"]", "[]");
+    assert_eq!(
+        wrong(&format!("{none}{pods}")),
+        ["identity.secrets.namespaces is empty"]
+    );
+    let bad = read.replace("bundle", "name = \"{pod}\"\nbundle");
+    assert_eq!(
+        wrong(&format!("{bad}{pods}")),
+        ["identity.secrets.name: \"{pod}\" makes no names of Secrets"]
+    );
+}

@@ -105,6 +105,10 @@ fn needed(kubernetes: &config::Kubernetes, config: &Config, own_namespace: &str)
         let requests = Rule::of("cert-manager.io", "certificaterequests", verbs);
         rules.push(requests.within(asked.namespace.as_deref()));
     }
+    if let Some(Source::Secrets(read, _)) = &config.identity.source {
+        let of = |namespace: &String| Rule::of("", "secrets", READ).within(Some(namespace));
+        rules.extend(read.namespaces.iter().map(of));
+    }
     if let Some(daemonset) = &kubernetes.daemonset {
         let own = Rule::of("apps", "daemonsets", READ_EACH).named(daemonset);
         rules.push(own.within(Some(own_namespace)));
