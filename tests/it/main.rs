@@ -75,6 +75,7 @@ mod clock_steps;
 mod cluster;
 mod cluster_changes;
 mod cluster_reboot;
+mod cluster_sources;
 mod cluster_uninstalled;
 mod configuration_reload;
 mod daemon_killed;

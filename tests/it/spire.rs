@@ -25,9 +25,9 @@ fn spire() -> Result {
                 "client" => "spiffe://example.org/client",
                 _ => "spiffe://example.org/server",
             },
-            selector: match name {
-                "client" => "mtls-daemon:workload:client",
-                _ => "mtls-daemon:workload:server",
+            selectors: match name {
+                "client" => &["mtls-daemon:workload:client"],
+                _ => &["mtls-daemon:workload:server"],
             },
             ttl: 12,
             federates_with: Some("spiffe://partner.example"),

@@ -43,7 +43,7 @@ fn spire_refuses() -> Result {
         // An entry of another identity, then one of its own beside it.
         let entry = |id| Entry {
             id,
-            selector: "mtls-daemon:workload:client",
+            selectors: &["mtls-daemon:workload:client"],
             ttl: 600,
             federates_with: None,
         };
@@ -72,7 +72,7 @@ fn spire_refuses() -> Result {
             "it offers spiffe://example.org/mtls-daemon, and not",
         )?;
         let by_user = Entry {
-            selector: "unix:user:root",
+            selectors: &["unix:user:root"],
             ..entry("spiffe://example.org/client")
         };
         spire.register(&agent, &by_user)?;

@@ -1,14 +1,13 @@
 //! Certificates that lie in Secrets beside the pods: read where a Role lets the
 //! daemon, taken if they are the pod's own, followed as they change.
 
-use std::fs;
 use std::path::Path;
 
-use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn, namespace, plan};
+use mtls_tests::cluster::{ControlPlane, Kubelets, Kubepod, StandIn, namespace, plan, tls_secret};
 use mtls_tests::deadline::{Deadline, wait_for};
 use mtls_tests::mesh::{Ca, Daemon, Leaf, workloads};
 use mtls_tests::script::Step;
-use mtls_tests::{Doing, Family, Mesh, Result, ensure, play, two_nodes};
+use mtls_tests::{Family, Mesh, Result, ensure, play, two_nodes};
 use serde_json::{Value, json};
 
 use crate::kubernetes::{account, answers, pod, refused, wait_for_mode};
@@ -112,13 +111,7 @@ fn tls_secrets() -> Result {
 }
 
 fn put(plane: &ControlPlane, name: &str, leaf: &Leaf) -> Result {
-    let read =
-        |path: &Path| fs::read_to_string(path).doing(|| format!("reading {}", path.display()));
-    plane.apply(&json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": "shop"},
-        "stringData": {"tls.crt": read(&leaf.certificate)?, "tls.key": read(&leaf.key)?},
-    }))
+    tls_secret(plane, ["shop", name], &leaf.certificate, &leaf.key)
 }
 
 /// What the daemon says of a pod's certificate.

@@ -41,7 +41,8 @@ fn selectors(pod: &Pod, rules: &Rules) -> Vec<Selector> {
         format!("ns:{}", pod.namespace),
         format!("sa:{}", pod.service_account),
         format!("pod-name:{}", pod.name),
-        format!("pod-uid:{}", pod.uid),
+        // As the kubelet has it, which is whom the attestor asks.
+        format!("pod-uid:{}", pod.local_uid()),
         format!("node-name:{}", rules.node),
     ];
     selectors.map(selector).to_vec()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cgroup::Cgroup;
 use crate::deadline::{Deadline, wait_for};
 use crate::error::{Doing, Error, Result};
+use crate::mesh::Ca;
 use crate::node::Node;
 use crate::process::Process;
 use crate::programs;
@@ -26,6 +27,7 @@ pub struct Agent {
     node: Node,
     name: String,
     folder: PathBuf,
+    admin: PathBuf,
     delegates: RefCell<String>,
     cgroup: Cgroup,
     process: Option<Process>,
@@ -35,7 +37,8 @@ pub struct Agent {
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
     pub id: &'a str,
-    pub selector: &'a str,
+    /// All of which a workload has to have.
+    pub selectors: &'a [&'a str],
     /// Seconds.
     pub ttl: u32,
     pub federates_with: Option<&'a str>,
@@ -46,6 +49,22 @@ const DELEGATE: &str = "spiffe://example.org/mtls-daemon";
 
 impl Spire {
     pub fn start(node: &Node) -> Result<Self> {
+        Self::start_with(node, "")
+    }
+
+    /// One whose own certificate is issued by another authority.
+    pub fn start_below(node: &Node, ca: &Ca) -> Result<Self> {
+        Self::start_with(
+            node,
+            &format!(
+                "UpstreamAuthority \"disk\" {{\n plugin_data {{\n cert_file_path = \"{}\"\n key_file_path = \"{}\"\n }}\n }}\n",
+                ca.certificate.display(),
+                ca.key.display()
+            ),
+        )
+    }
+
+    fn start_with(node: &Node, plugins: &str) -> Result<Self> {
         let folder = node.scene().dir().join("spire");
         fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
         let data = node.scene().data("spire-server")?;
@@ -55,7 +74,7 @@ impl Spire {
              trust_domain = \"example.org\"\n data_dir = \"{data}\"\n log_level = \"INFO\"\n \
              ca_ttl = \"24h\"\n default_x509_svid_ttl = \"10m\"\n experimental {{\n cache_reload_interval = \"1s\"\n }}\n}}\n\
              plugins {{\n DataStore \"sql\" {{\n plugin_data {{\n database_type = \"sqlite3\"\n connection_string = \"{data}/store.sqlite3\"\n }}\n }}\n \
-             NodeAttestor \"join_token\" {{\n plugin_data {{}}\n }}\n KeyManager \"memory\" {{\n plugin_data {{}}\n }}\n}}\n",
+             NodeAttestor \"join_token\" {{\n plugin_data {{}}\n }}\n KeyManager \"memory\" {{\n plugin_data {{}}\n }}\n{plugins}}}\n",
             socket = folder.join("server.sock").display(),
             data = data.display(),
         );
@@ -101,10 +120,14 @@ impl Spire {
     /// An agent with an entry for its daemon, which may ask for others'
     /// identities. It does not run yet.
     pub fn agent(&self, name: &str) -> Result<Agent> {
+        self.agent_for(name, &self.folder.join(name).join("admin"))
+    }
+
+    /// The same with its admin socket in a folder of its daemon's choice.
+    pub fn agent_for(&self, name: &str, admin: &Path) -> Result<Agent> {
         let folder = self.folder.join(name);
-        for part in ["api", "admin"] {
-            let part = folder.join(part);
-            fs::create_dir_all(&part).doing(|| format!("making {}", part.display()))?;
+        for part in [&folder.join("api"), admin] {
+            fs::create_dir_all(part).doing(|| format!("making {}", part.display()))?;
         }
         let agent = Agent {
             node: self.node.clone(),
@@ -116,6 +139,7 @@ impl Spire {
                 .cgroup()
                 .child(&format!("spire-agent-{name}"))?,
             process: None,
+            admin: admin.join("agent.sock"),
             folder,
         };
         let said = self.ask(&["token", "generate", "-spiffeID", &agent.id()])?;
@@ -129,7 +153,7 @@ impl Spire {
             &agent,
             &Entry {
                 id: DELEGATE,
-                selector: "unix:uid:0",
+                selectors: &["unix:uid:0"],
                 ttl: 3600,
                 federates_with: None,
             },
@@ -141,7 +165,8 @@ impl Spire {
     pub fn register(&self, agent: &Agent, entry: &Entry<'_>) -> Result<String> {
         let (parent, ttl) = (agent.id(), entry.ttl.to_string());
         let mut words = vec!["entry", "create", "-parentID", &parent];
-        words.extend(["-spiffeID", entry.id, "-selector", entry.selector]);
+        words.extend(["-spiffeID", entry.id]);
+        words.extend(entry.selectors.iter().flat_map(|it| ["-selector", it]));
         words.extend(["-x509SVIDTTL", &ttl]);
         if let Some(other) = entry.federates_with {
             words.extend(["-federatesWith", other]);
@@ -203,7 +228,7 @@ impl Agent {
 
     /// The admin socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("admin/agent.sock")
+        self.admin.clone()
     }
 
     /// The socket that is for workloads themselves.

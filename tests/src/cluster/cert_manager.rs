@@ -1,17 +1,15 @@
 //! cert-manager's own controllers, beside the control plane. Its webhooks are
 //! not there: nobody checks who may approve.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::deadline::{Deadline, wait_for};
-use crate::error::{Doing, Result};
+use crate::error::Result;
 use crate::mesh::Ca;
 use crate::process::Process;
 use crate::programs;
 
-use super::ControlPlane;
+use super::{ControlPlane, tls_secret};
 
 /// The controllers of issuers, and the signer of CA issuers.
 pub struct CertManager {
@@ -66,14 +64,7 @@ impl CertManager {
 
     /// The Secret of the issuer `mesh` of a namespace.
     pub fn give_key(plane: &ControlPlane, namespace: &str, ca: &Ca) -> Result {
-        let read = |path: &std::path::Path| {
-            fs::read_to_string(path).doing(|| format!("reading {}", path.display()))
-        };
-        plane.apply(&json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": {"name": "mesh", "namespace": namespace},
-            "stringData": {"tls.crt": read(&ca.certificate)?, "tls.key": read(&ca.key)?},
-        }))
+        tls_secret(plane, [namespace, "mesh"], &ca.certificate, &ca.key)
     }
 
     /// An issuer `mesh` that signs with the key in the Secret of that name.

@@ -1,7 +1,7 @@
 //! The daemon, installed in a cluster as its users do it: by the chart, from
 //! the image.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -28,8 +28,8 @@ const READY: Duration = Duration::from_secs(120);
 
 impl<'a> Installed<'a> {
     /// `helm install`, with certificates from `ca` and what else the values are
-    /// to be, or to have in their lists; returns when every node's daemon is ready. `api_server` is the
-    /// node that the API server runs on.
+    /// to be ([`merge`]); returns when every node's daemon is ready. `api_server`
+    /// is the node that the API server runs on.
     pub fn install(
         plane: &'a ControlPlane,
         ca: &Ca,
@@ -79,37 +79,45 @@ impl<'a> Installed<'a> {
                 {"name": "trust", "mountPath": "/trust", "readOnly": true},
             ],
         });
-        for (key, value) in more.as_object().into_iter().flatten() {
-            match (&mut values[key], value) {
-                (Value::Array(there), Value::Array(more)) => there.extend_from_slice(more),
-                (there, value) => *there = value.clone(),
-            }
-        }
-        let file = plane.folder().join("values.json");
+        merge(&mut values, more);
+        kinds_that_are_known(plane.node())?;
+        let installed = Self { plane };
+        installed.take("install", &values)?;
+        Ok(installed)
+    }
+
+    /// `helm upgrade` with what is to be otherwise; returns when every node's
+    /// new daemon is ready.
+    pub fn upgrade(&self, otherwise: &Value) -> Result {
+        let file = self.values();
+        let text =
+            std::fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?;
+        let mut values = serde_json::from_str(&text).map_err(|error| Error::Unreadable {
+            what: file.display().to_string(),
+            why: error.to_string(),
+        })?;
+        merge(&mut values, otherwise);
+        self.take("upgrade", &values)
+    }
+
+    /// Helm's `install` or `upgrade`, after the judges of the chart.
+    fn take(&self, word: &str, values: &Value) -> Result {
+        let file = self.values();
         std::fs::write(&file, values.to_string())
             .doing(|| format!("writing {}", file.display()))?;
-        let installed = Self { plane };
-        let values = file.to_string_lossy();
-        let chart = chart();
+        let (values, chart) = (file.to_string_lossy(), chart());
         let chart = chart.to_string_lossy();
-        installed.helm(&["lint", "--strict", &chart, "--values", &values])?;
-        kinds_that_are_known(plane.node())?;
-        installed.would_be_taken(&chart, &values)?;
+        self.helm(&["lint", "--strict", &chart, "--values", &values])?;
+        self.would_be_taken(&chart, &values)?;
         let within = format!("{}s", READY.as_secs());
-        let done = installed.helm(&[
-            "install",
-            NAME,
-            &chart,
-            "--values",
-            &values,
-            "--wait",
-            "--timeout",
-            &within,
-        ]);
-        match done {
-            Ok(_) => Ok(installed),
-            Err(error) => Err(installed.why(&error)),
-        }
+        let with = ["--values", &values, "--wait", "--timeout", &within];
+        let done = self.helm(&[&[word, NAME, &chart], &with[..]].concat());
+        done.map(drop).map_err(|error| self.why(&error))
+    }
+
+    /// What the release was installed with last.
+    fn values(&self) -> PathBuf {
+        self.plane.folder().join("values.json")
     }
 
     /// What was installed before.
@@ -127,7 +135,7 @@ impl<'a> Installed<'a> {
         self.helm(&[&template[..], &to].concat())?;
         Schemas::of(self.plane)?.judge(self.plane, &filled)?;
         let try_it = ["apply", "--dry-run=server", "--validate=strict"];
-        let all = ["--namespace", NAME, "--recursive", "--filename", &folder];
+        let all = ["--recursive", "--filename", &folder];
         self.plane.kubectl(&[&try_it[..], &all].concat()).map(drop)
     }
 
@@ -308,6 +316,22 @@ impl<'a> Installed<'a> {
     }
 }
 
+/// Tables take up what is in `more`, and lose what is null there; lists grow.
+fn merge(values: &mut Value, more: &Value) {
+    match (values, more) {
+        (Value::Object(values), Value::Object(more)) => {
+            for (key, value) in more {
+                match value {
+                    Value::Null => drop(values.remove(key)),
+                    _ => merge(values.entry(key).or_insert(Value::Null), value),
+                }
+            }
+        }
+        (Value::Array(values), Value::Array(more)) => values.extend_from_slice(more),
+        (values, more) => *values = more.clone(),
+    }
+}
+
 fn get(node: &Node, path: &str) -> Result<(u16, String)> {
     let answer = node.netns().run(|| mesh::get(path))?;
     answer.doing(|| format!("getting {path} from the daemon of node {}", node.name()))
@@ -362,7 +386,7 @@ pub(super) fn filled(node: &Node, template: &str, values: &[&str]) -> Result<Str
     helm.output()?.success()
 }
 
-fn chart() -> std::path::PathBuf {
+fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart")
 }
 

@@ -19,7 +19,7 @@ pub use cert_manager::{Approver, CertManager};
 pub use control_plane::{ControlPlane, Kubelets};
 pub use half_said::HalfSaid;
 pub use installed::Installed;
-pub use plan::{namespace, plan, state};
+pub use plan::{namespace, plan, state, tls_secret};
 pub use prometheus::Prometheus;
 pub use stand_in::{HostPod, Kubepod, StandIn};
 pub use worker::Worker;

@@ -1,11 +1,12 @@
 //! Daemons beside a cluster, each started by the harness, with what the chart
 //! gives its service account.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::error::{Doing, Result};
 use crate::mesh::Plan;
 use crate::node::Node;
 
@@ -39,6 +40,22 @@ pub fn state(node: &Node) -> PathBuf {
     node.scene()
         .dir()
         .join(format!("state-{}/cluster", node.name()))
+}
+
+/// A Secret of type kubernetes.io/tls, of two PEM files.
+pub fn tls_secret(
+    plane: &ControlPlane,
+    [namespace, name]: [&str; 2],
+    certificate: &Path,
+    key: &Path,
+) -> Result {
+    let read =
+        |path: &Path| fs::read_to_string(path).doing(|| format!("reading {}", path.display()));
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": namespace},
+        "stringData": {"tls.crt": read(certificate)?, "tls.key": read(key)?},
+    }))
 }
 
 pub fn namespace(plane: &ControlPlane, name: &str, labels: &Value) -> Result {

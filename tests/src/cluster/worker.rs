@@ -180,6 +180,11 @@ impl Worker {
         Ok(self.node.spawn(program)?.mounts(mounts))
     }
 
+    /// Where this machine has the node's own `/run`.
+    pub fn run_folder(&self) -> PathBuf {
+        self.files.join("run")
+    }
+
     /// `deploy/systemd/mtls-daemon-gate.service`, for this node's part of the
     /// machine's cgroups; returns what it says.
     pub fn arm_gate(&self) -> Result<String> {
@@ -300,7 +305,7 @@ impl Worker {
         )?;
         umount2(&self.bpffs, MntFlags::empty())
             .doing(|| format!("unmounting {}", self.bpffs.display()))?;
-        crate::run::remove_folder(&self.files.join("run"))
+        crate::run::remove_folder(&self.run_folder())
     }
 
     /// Gives the runtime an image's archive.
@@ -374,6 +379,9 @@ fn write_files(node: &Node, files: &Path, plane: &ControlPlane) -> Result {
         &kubelet_config(node)?.to_string(),
     )?;
     write(&own.join("containerd.toml"), CONTAINERD)?;
+    // The kubelet complains of a missing one every second.
+    let pods = files.join(STATIC_PODS.trim_start_matches('/'));
+    fs::create_dir_all(&pods).doing(|| format!("making {}", pods.display()))?;
     write(
         &files.join(NETWORK.trim_start_matches('/')),
         &network_config(node).to_string(),
