@@ -52,18 +52,24 @@ fn selectors(pod: &Pod, rules: &Rules) -> Vec<Selector> {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::config::{CertManager, Spire};
 
     fn of_a_pod(nodes: Source) -> Option<Source> {
+        of_a_pod_with(nodes, &json!({}))
+    }
+
+    fn of_a_pod_with(nodes: Source, annotations: &Value) -> Option<Source> {
         let rules = Rules {
             source: Some(nodes),
             ..Rules::for_tests()
         };
         let pod = json!({
-            "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
+            "metadata": {
+                "name": "web-1", "namespace": "shop", "uid": "u1", "annotations": annotations,
+            },
             "spec": {"containers": [], "serviceAccountName": "web"},
         });
         source(
@@ -77,15 +83,22 @@ mod tests {
         let spire = Spire {
             socket: "/run/spire.sock".into(),
         };
-        let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) =
-            of_a_pod(Source::Spire(spire, SelectedBy::Name))
-        else {
-            panic!("no selectors");
-        };
-        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-        assert!(selectors.contains(&"k8s:ns:shop".to_owned()));
-        assert!(selectors.contains(&"k8s:sa:web".to_owned()));
-        assert!(selectors.contains(&"k8s:pod-uid:u1".to_owned()));
+        let spire = Source::Spire(spire, SelectedBy::Name);
+        let mirror = "0123456789abcdef0123456789abcdef";
+        for (annotations, uid) in [
+            (json!({}), "u1"),
+            // Of a static pod.
+            (json!({"kubernetes.io/config.mirror": mirror}), mirror),
+        ] {
+            let asked = of_a_pod_with(spire.clone(), &annotations);
+            let Some(Source::Spire(_, SelectedBy::Selectors(selectors))) = asked else {
+                panic!("no selectors");
+            };
+            let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+            for wanted in ["ns:shop", "sa:web", &format!("pod-uid:{uid}")] {
+                assert!(selectors.contains(&format!("k8s:{wanted}")), "{wanted}");
+            }
+        }
     }
 
     #[test]
