@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::kubernetes::account;
 
 /// What each object of [`objects`] leads to, in that order.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 9] = [
     "NetworkPolicy shop/closed does not admit the tunnels of shop/web (Ingress)",
     "NetworkPolicy shop/closed does not admit the tunnels of shop/web (Egress)",
     "ValidatingWebhookConfiguration judge has the API server call Service shop/web, and so shop/web, which refuses at port 8443",
@@ -19,6 +19,8 @@ const REFUSED: [&str; 7] = [
     "the conversion of CustomResourceDefinition orders.example.org has the API server call Service shop/web, and so shop/web, which refuses at port 8443",
     "APIService v1.shop.example.org has the API server call Service shop/web, and so shop/web, which refuses at port 8443",
     "shop/far, shop/web, shop/web-2 ask to be scraped at port 9102",
+    "PodMonitor default/all has shop/far, shop/web, shop/web-2 scraped at port 9103",
+    "ServiceMonitor shop/web has shop/web scraped at port 8443",
 ];
 const HIDDEN: &str = "this account may not list networkpolicies, validatingwebhookconfigurations, mutatingwebhookconfigurations, apiservices, customresourcedefinitions,";
 
@@ -68,6 +70,11 @@ fn check_cluster() -> Result {
             || said.stdout.clone(),
         )?;
 
+        for definition in ["PodMonitor", "ServiceMonitor"].map(monitors) {
+            plane.apply(&definition)?;
+            let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+            plane.wait_until_served(name)?;
+        }
         for object in objects() {
             plane.apply(&object)?;
         }
@@ -90,19 +97,23 @@ fn check_cluster() -> Result {
             &said,
             &["sessionAffinity of Service shop/web is not heeded"],
         )?;
-        warnings(&said, 8)?;
+        warnings(&said, 10)?;
         ensure(!said.stderr.contains("other/"), || said.stderr.clone())?;
 
         // What it advises helps.
         let tunnels = json!([{"ports": [{"port": 15008, "protocol": "TCP"}]}]);
         plane.apply(&policy(&tunnels, &json!([{}])))?;
-        let exempt = "mtls-daemon.io/excluded-inbound-ports=8443,9102";
+        let exempt = "mtls-daemon.io/excluded-inbound-ports=8443,9102,9103";
         plane.kubectl(&["annotate", "pod", "-n", "shop", "web", exempt])?;
         let said = ask(daemon, &admin)?;
-        warnings(&said, 2)?;
+        warnings(&said, 3)?;
         told(
             &said,
-            &["sessionAffinity", "shop/far, shop/web-2 ask to be scraped"],
+            &[
+                "sessionAffinity",
+                "shop/far, shop/web-2 ask to be scraped",
+                "PodMonitor default/all has shop/far, shop/web-2 scraped",
+            ],
         )?;
 
         // What no daemon can do without.
@@ -162,7 +173,31 @@ fn pod(namespace: &str, name: &str) -> Value {
             "namespace": namespace, "name": name, "labels": {"app": name},
             "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9102"},
         },
-        "spec": {"serviceAccountName": "web"},
+        "spec": {
+            "serviceAccountName": "web",
+            "containers": [{
+                "name": "web", "image": "local.test/app:1",
+                "ports": [{"name": "more-metrics", "containerPort": 9103}],
+            }],
+        },
+    })
+}
+
+/// What the Prometheus operator defines, as far as it matters here.
+fn monitors(kind: &str) -> Value {
+    let plural = format!("{}s", kind.to_lowercase());
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.monitoring.coreos.com")},
+        "spec": {
+            "group": "monitoring.coreos.com", "scope": "Namespaced",
+            "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": any},
+            }],
+        },
     })
 }
 
@@ -200,11 +235,32 @@ fn objects() -> Vec<Value> {
         ),
         json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"namespace": "shop", "name": "web"},
+            "metadata": {"namespace": "shop", "name": "web", "labels": {"team": "shop"}},
             "spec": {
                 "selector": {"app": "web"}, "sessionAffinity": "ClientIP",
                 "ports": [{"name": "https", "port": 443, "targetPort": 8443}],
             },
+        }),
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor",
+            "metadata": {"namespace": "default", "name": "all"},
+            "spec": {
+                "selector": {}, "namespaceSelector": {"any": true},
+                "podMetricsEndpoints": [{"port": "more-metrics"}, {"port": "none"}],
+            },
+        }),
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {
+                "selector": {"matchLabels": {"team": "shop"}}, "endpoints": [{"port": "https"}],
+            },
+        }),
+        // That of another namespace selects nobody here.
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor",
+            "metadata": {"namespace": "other", "name": "web"},
+            "spec": {"selector": {}, "endpoints": [{"port": "https"}]},
         }),
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",

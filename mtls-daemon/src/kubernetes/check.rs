@@ -3,6 +3,7 @@
 
 mod callers;
 mod closed;
+mod monitors;
 mod proxy;
 mod rights;
 
@@ -17,6 +18,7 @@ use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
 use kube::client::Body;
 use kube::core::PartialObjectMeta;
@@ -173,7 +175,19 @@ struct Enrolled {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     addresses: Vec<IpAddr>,
+    /// Of its containers, by their names.
+    ports: BTreeMap<String, u16>,
     workload: config::Workload,
+}
+
+impl Enrolled {
+    /// That is meant by its number, or by its name in the pod.
+    fn port(&self, port: &IntOrString) -> Option<u16> {
+        match port {
+            IntOrString::Int(number) => u16::try_from(*number).ok(),
+            IntOrString::String(name) => self.ports.get(name).copied(),
+        }
+    }
 }
 
 async fn look(
@@ -200,6 +214,7 @@ async fn look(
     let behind = callers::Behind::new(&services, &snapshot.cluster, &enrolled, config);
     warnings.extend(behind.refused(&called, &key));
     warnings.extend(callers::scrapers(&enrolled, config, &key));
+    warnings.extend(monitors::refused(seen, &services, &enrolled, config, &key).await);
     if !enrolled.is_empty() {
         warnings.extend(callers::sticky(&services));
     }
@@ -266,12 +281,16 @@ fn enrolled(snapshot: &Snapshot, pods: Vec<core::Pod>, config: &Config) -> Vec<E
         let namespace = pod.namespace()?;
         let name = format!("{namespace}/{}", pod.name_any());
         let workload = workloads.get(name.as_str())?;
+        let containers = pod.spec.into_iter().flat_map(|spec| spec.containers);
+        let ports = containers.flat_map(|container| container.ports.unwrap_or_default());
+        let ports = ports.filter_map(|it| Some((it.name?, it.container_port.try_into().ok()?)));
         let addresses = pod.status.and_then(|status| status.pod_ips);
         let addresses = addresses.unwrap_or_default();
         Some(Enrolled {
             namespace,
             labels: pod.metadata.labels.unwrap_or_default(),
             annotations: pod.metadata.annotations.unwrap_or_default(),
+            ports: ports.collect(),
             addresses: addresses
                 .iter()
                 .filter_map(|it| it.ip.parse().ok())

@@ -152,7 +152,7 @@ impl<'a> Behind<'a> {
     }
 }
 
-fn is_strict(workload: &config::Workload, port: u16, config: &Config) -> bool {
+pub(super) fn is_strict(workload: &config::Workload, port: u16, config: &Config) -> bool {
     let mut said = config.port_modes(workload).filter(|it| it.port == port);
     let mode = said
         .next()

@@ -92,7 +92,7 @@ pub(super) fn to_tunnels(
 }
 
 /// No selector selects all; one that makes no sense is taken to select, too.
-fn selects(selector: Option<&LabelSelector>, labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn selects(selector: Option<&LabelSelector>, labels: &BTreeMap<String, String>) -> bool {
     let selector = selector.cloned().unwrap_or_default();
     Selector::try_from(selector).map_or(true, |selector| selector.matches(labels))
 }
