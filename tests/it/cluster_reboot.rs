@@ -21,6 +21,8 @@ const PROBE: &[u8] = b"GET /alive";
 /// and that a boot empties with all of /run: until it is there again, the
 /// daemon is held back and the other pods are not.
 const AGENT: &str = "/run/agent";
+/// The network plug-in's words where no daemon is.
+const HELD_BACK: &str = "mtls-daemon does not answer on this node";
 const FAR: &str = "http://10.96.0.81/payload";
 const NEAR: &str = "http://10.96.0.82/payload";
 
@@ -37,10 +39,7 @@ fn cluster_reboot() -> Result {
         }
         let [_, worker] = &mut workers;
         let ca = Ca::create(scene.dir(), "ca", "example.org")?;
-        let agent = json!({"name": "agent", "hostPath": {"path": AGENT, "type": "Directory"}});
-        let mounted = json!({"name": "agent", "mountPath": AGENT, "readOnly": true});
-        let values = json!({"extraVolumes": [agent], "extraVolumeMounts": [mounted]});
-        let daemons = Installed::install(&plane, &ca, &a, &values)?;
+        let daemons = Installed::install(&plane, &ca, &a, &needs_agent())?;
         let stranger = set_up(&plane, &a, &b)?;
         for (client, server) in [("client-a", "web-b"), ("client-b", "web-a")] {
             wait_until_heard(&plane, client, server, 1)?;
@@ -117,6 +116,100 @@ fn cluster_reboot() -> Result {
         let answer = plane.ask("other", "local", &stranger)?;
         ensure_eq(answer, "payload of stranger".to_owned(), "in clear")
     })
+}
+
+/// On a node whose units nobody may write: the entry of the network plug-in,
+/// which outlasts the boot, holds every pod back until the daemon runs.
+#[test]
+fn cluster_reboot_behind_the_plugin() -> Result {
+    play("cluster-reboot-plugin", |scene| {
+        let (a, b) = two_nodes(scene)?;
+        let wire = a.capture_wire()?;
+        let plane = ControlPlane::start(&a, Kubelets::Real)?;
+        let mut workers = Worker::start_both([&a, &b], &plane)?;
+        for worker in &workers {
+            agent_starts(worker)?;
+        }
+        let [_, worker] = &mut workers;
+        let ca = Ca::create(scene.dir(), "ca", "example.org")?;
+        let mut values = needs_agent();
+        values["cni"] = json!({"enabled": true});
+        let daemons = Installed::install(&plane, &ca, &a, &values)?;
+        let stranger = set_up(&plane, &a, &b)?;
+        for (client, server) in [("client-a", "web-b"), ("client-b", "web-a")] {
+            wait_until_heard(&plane, client, server, 1)?;
+        }
+        let pods = ["shop/web-b", "shop/client-b", "other/local"];
+        let pods = pods.map(|pod| pod.split_once('/').unwrap_or_default());
+        let uids: Vec<String> = pods
+            .map(|(namespace, pod)| uid(&plane, namespace, pod))
+            .into_iter()
+            .collect::<Result<_>>()?;
+
+        let mut bridge = None;
+        worker.reboot(|_| {
+            bridge = Some(capture_pods(&b)?);
+            Ok(())
+        })?;
+        for (_, pod) in pods {
+            wait_for(
+                Deadline::after(POD),
+                || format!("the network plug-in to hold {pod} back"),
+                || {
+                    let said = worker.runtime_log()?;
+                    let of_pod = said.lines().filter(|line| line.contains(pod));
+                    let mut held = of_pod.filter(|line| line.contains(HELD_BACK));
+                    Ok(held.next().map(drop))
+                },
+            )?;
+        }
+        for uid in &uids {
+            let begun = worker.processes(uid, "sh");
+            ensure(begun.is_empty(), || format!("{uid} has begun: {begun:?}"))?;
+        }
+        ensure(daemons.readiness(&b).is_err(), || "the daemon runs already")?;
+        let before = heard(&plane, "client-a", "web-b")?;
+
+        agent_starts(worker)?;
+        for (namespace, pod) in pods {
+            wait_until_restarted(&plane, namespace, pod)?;
+        }
+        wait_until_heard(&plane, "client-b", "web-a", 1)?;
+        wait_until_heard(&plane, "client-a", "web-b", before + 1)?;
+        plane.wait("shop", "pod/web-b", "Ready")?;
+        for node in [&a, &b] {
+            as_themselves(&daemons, node)?;
+        }
+        let heard = said(&plane, "client-b", "heard")?;
+        ensure(!heard.contains("stranger"), || heard)?;
+        wire.finish()?.ensure_only_tls()?;
+        if let Some(report) = bridge.map(Capture::finish).transpose()? {
+            report.ensure_absent(&PAYLOAD)?;
+        }
+        wait_for(
+            Deadline::after(POD),
+            || "who is not enrolled to be let begin, too",
+            || {
+                let answer = plane.ask("other", "local", &stranger);
+                Ok(answer
+                    .is_ok_and(|it| it == "payload of stranger")
+                    .then_some(()))
+            },
+        )
+    })
+}
+
+/// Values of a release whose daemons wait for that folder.
+fn needs_agent() -> Value {
+    let agent = json!({"name": "agent", "hostPath": {"path": AGENT, "type": "Directory"}});
+    let mounted = json!({"name": "agent", "mountPath": AGENT, "readOnly": true});
+    json!({"extraVolumes": [agent], "extraVolumeMounts": [mounted]})
+}
+
+fn uid(plane: &ControlPlane, namespace: &str, pod: &str) -> Result<String> {
+    let pod = plane.get(&["pod", "-n", namespace, pod])?;
+    let uid = pod["metadata"]["uid"].as_str().map(str::to_owned);
+    uid.ok_or_else(|| Error::Unexpected(format!("no UID: {pod}")))
 }
 
 /// A server and a client on each node, and in a namespace without a label a

@@ -141,6 +141,7 @@ const ATTACKS: &[Row] = &[
             "unknown_namespace.rs#unknown_namespace_is_refused",
             "boots_armed.rs#boots_armed",
             "cluster_reboot.rs#cluster_reboot",
+            "cluster_reboot.rs#cluster_reboot_behind_the_plugin",
             "kernel/refuses.rs#kernel_refuses_the_unknown_and_reports_it",
         ],
         "refused with `unknown_workload`, then enrolled",
