@@ -102,6 +102,7 @@ mod strict_under_load;
 mod stuck_directory;
 mod terminating;
 mod vault;
+mod vault_by_account;
 mod vault_revokes;
 mod workload_recreated;
 

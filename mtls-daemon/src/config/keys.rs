@@ -179,7 +179,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "identity.vault", repeated: false,
-        doc: "The PKI secrets engine of OpenBao or HashiCorp Vault, which signs certificates for keys that the daemon makes. It logs in by `token_file`, or by `role_id` and `secret_id_file`.",
+        doc: "The PKI secrets engine of OpenBao or HashiCorp Vault, which signs certificates for keys that the daemon makes. It logs in by `token_file`, by `role_id` and `secret_id_file`, or by `auth_role`.",
         keys: &NODE_VAULT,
     },
     Section {

@@ -86,6 +86,13 @@ pub enum Login {
         role_id: String,
         secret_id_file: PathBuf,
     },
+    /// The token of a Kubernetes service account, which the server has the API
+    /// server judge, or whose signature it knows.
+    Account {
+        mount: String,
+        role: String,
+        token_file: PathBuf,
+    },
 }
 
 /// `https://vault.example.org:8200`: a server, and nothing of a path.
@@ -256,42 +263,56 @@ fn vault(part: &Part<'_>) -> Option<Vault> {
     })
 }
 
+/// The keys that choose a way to log in.
+const WAYS: [(&str, &[&str]); 3] = [
+    ("token_file", &["token_file"]),
+    ("role_id and secret_id_file", &["role_id", "secret_id_file"]),
+    ("auth_role", &["auth_role"]),
+];
+
 fn login(part: &Part<'_>) -> Option<Login> {
     let token_file = part.get("token_file");
-    let mount = part.get("approle_mount");
-    let role_id = part.get("role_id");
+    let (mount, role_id) = (part.get("approle_mount"), part.get("role_id"));
     let secret_id_file = part.get("secret_id_file");
-    let by_role = part.has("role_id") || part.has("secret_id_file");
-    match (part.has("token_file"), by_role) {
-        (true, true) => part.complain(
-            part.at("token_file"),
-            "there are two ways to log in".to_owned(),
-            "keep token_file, or role_id and secret_id_file",
-        ),
-        (false, false) => part.complain(
-            part.at("token_file"),
-            "nothing says how to log in".to_owned(),
-            "add token_file, or role_id and secret_id_file",
-        ),
-        (true, false) => return token_file.map(Login::TokenFile),
-        (false, true) => {
-            for missing in ["role_id", "secret_id_file"] {
-                if !part.has(missing) {
-                    part.complain(
-                        part.at(missing),
-                        format!("{missing} is missing"),
-                        "an AppRole has both: role_id and secret_id_file",
-                    );
-                }
-            }
-            return Some(Login::AppRole {
-                mount: mount?,
-                role_id: role_id?,
-                secret_id_file: secret_id_file?,
-            });
-        }
+    let (auth_mount, auth_role) = (part.get("auth_mount"), part.get("auth_role"));
+    let account_token_file = part.get("account_token_file");
+    let is_chosen = |way: &&(&str, &[&'static str])| way.1.iter().any(|key| part.has(key));
+    let chosen: Vec<_> = WAYS.iter().filter(is_chosen).collect();
+    let [(way, keys)] = chosen.as_slice() else {
+        let ways = WAYS.map(|(way, _)| way).join(", or ");
+        let (what, remedy) = match chosen.is_empty() {
+            true => ("nothing says how to log in", format!("add {ways}")),
+            false => (
+                "there is more than one way to log in",
+                format!("keep {ways}"),
+            ),
+        };
+        part.complain(part.at("token_file"), what.to_owned(), remedy);
+        return None;
+    };
+    for missing in keys.iter().filter(|key| !part.has(key)) {
+        let what = format!("{missing} is missing");
+        part.complain(
+            part.at(missing),
+            what,
+            format!("an AppRole has both: {way}"),
+        );
     }
-    None
+    if part.has("token_file") {
+        return token_file.map(Login::TokenFile);
+    }
+    if part.has("auth_role") {
+        return Some(Login::Account {
+            mount: auth_mount?,
+            role: auth_role?,
+            token_file: account_token_file?,
+        });
+    }
+    Some(Login::AppRole {
+        mount: mount?,
+        role_id: role_id?,
+        secret_id_file: secret_id_file?,
+    })
 }
 
 impl Source {

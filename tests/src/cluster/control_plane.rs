@@ -127,6 +127,11 @@ impl ControlPlane {
         self.folder.join("kubeconfig")
     }
 
+    /// Where its API server is, as a URL.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// A kubeconfig file for whoever has the token.
     pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);

@@ -5,6 +5,9 @@ use std::path::Path;
 use super::super::{CertManager, DiskCa, Files, Login, Secrets, SelectedBy, Source, Spire, Vault};
 use super::{Block, block, duration, path, text, texts};
 
+/// Where a pod finds its service account's token.
+const ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
 pub(super) fn source_block(parent: &str, item: Option<&str>, source: &Source) -> Block {
     match source {
         Source::DiskCa(DiskCa {
@@ -94,14 +97,44 @@ fn vault_block(section: &str, item: Option<&str>, vault: &Vault) -> Block {
         bundle,
         login,
     } = vault;
-    let (token_file, approle_mount, role_id, secret_id_file) = match login {
-        Login::TokenFile(file) => (path(file), text("approle"), None, None),
+    let (approle, kubernetes) = (text("approle"), text("kubernetes"));
+    let token = path(Path::new(ACCOUNT_TOKEN));
+    let login = match login {
+        Login::TokenFile(file) => [path(file), approle, None, None, kubernetes, None, token],
         Login::AppRole {
             mount,
             role_id,
             secret_id_file,
-        } => (None, text(mount), text(role_id), path(secret_id_file)),
+        } => {
+            let (role_id, secret_id) = (text(role_id), path(secret_id_file));
+            [
+                None,
+                text(mount),
+                role_id,
+                secret_id,
+                kubernetes,
+                None,
+                token,
+            ]
+        }
+        Login::Account {
+            mount,
+            role,
+            token_file,
+        } => {
+            let (role, token) = (text(role), path(token_file));
+            [None, approle, None, None, text(mount), role, token]
+        }
     };
+    let [
+        token_file,
+        approle_mount,
+        role_id,
+        secret_id_file,
+        auth_mount,
+        auth_role,
+        account_token_file,
+    ] = login;
     block(
         section,
         item,
@@ -117,6 +150,9 @@ fn vault_block(section: &str, item: Option<&str>, vault: &Vault) -> Block {
             ("approle_mount", approle_mount),
             ("role_id", role_id),
             ("secret_id_file", secret_id_file),
+            ("auth_mount", auth_mount),
+            ("auth_role", auth_role),
+            ("account_token_file", account_token_file),
         ],
     )
 }

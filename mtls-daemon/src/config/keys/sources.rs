@@ -17,8 +17,8 @@ pub(super) const WORKLOAD_SPIRE: [Key; 3] = [
     select(Unset("`selectors`, or `identity.spire.select`"), Live),
     SELECTORS,
 ];
-pub(super) const NODE_VAULT: [Key; 11] = vault(Restart);
-pub(super) const WORKLOAD_VAULT: [Key; 11] = vault(Live);
+pub(super) const NODE_VAULT: [Key; 14] = vault(Restart);
+pub(super) const WORKLOAD_VAULT: [Key; 14] = vault(Live);
 pub(super) const NODE_CERT_MANAGER: [Key; 7] =
     cert_manager(Unset("the pod's own namespace"), Restart);
 pub(super) const WORKLOAD_CERT_MANAGER: [Key; 7] = cert_manager(Required, Live);
@@ -77,7 +77,7 @@ const SELECTORS: Key = key("selectors", List(&Selector), Unset("`select` decides
     "All selectors of the workload: an entry whose selectors are among them is its own.");
 
 #[rustfmt::skip]
-const fn vault(applies: Applies) -> [Key; 11] {
+const fn vault(applies: Applies) -> [Key; 14] {
     [
         key("address", Url, Required, applies, r#""https://vault.example.org:8200""#,
             "The server. `http://` is for an address on this machine alone."),
@@ -93,14 +93,20 @@ const fn vault(applies: Applies) -> [Key; 11] {
             "Lifetime that is asked for; the role may give less. A certificate is renewed when half of it is over."),
         key("bundle", Path, Required, applies, r#""/etc/mtls-daemon/roots.pem""#,
             "PEM file: the roots that peers of this trust domain are verified against. Never taken from the server."),
-        key("token_file", Path, Unset("it logs in by `role_id`"), applies, r#""/run/vault-agent/token""#,
+        key("token_file", Path, Unset("it logs in in another way"), applies, r#""/run/vault-agent/token""#,
             "File with a token that something else keeps. Read again before each use."),
         key("approle_mount", Mount, Is(r#""approle""#), applies, r#""approle""#,
             "Where the AppRole auth method is mounted."),
-        key("role_id", Name, Unset("it logs in by `token_file`"), applies, r#""675a50e7-cfe0-be76-e35f-49ec009731ea""#,
+        key("role_id", Name, Unset("it logs in in another way"), applies, r#""675a50e7-cfe0-be76-e35f-49ec009731ea""#,
             "The AppRole's role_id."),
-        key("secret_id_file", Path, Unset("it logs in by `token_file`"), applies, r#""/etc/mtls-daemon/secret-id""#,
+        key("secret_id_file", Path, Unset("it logs in in another way"), applies, r#""/etc/mtls-daemon/secret-id""#,
             "File with the AppRole's secret_id. Readable by root only; read again at each login."),
+        key("auth_mount", Mount, Is(r#""kubernetes""#), applies, r#""kubernetes""#,
+            "Where the auth method is mounted that knows service accounts: `kubernetes`, or `jwt`."),
+        key("auth_role", Name, Unset("it logs in in another way"), applies, r#""mtls-daemon""#,
+            "The role of that auth method, which the daemon's service account may have."),
+        key("account_token_file", Path, Is(r#""/var/run/secrets/kubernetes.io/serviceaccount/token""#), applies, r#""/vault/token""#,
+            "File with the service account's token, for `auth_role`: better one that is made out to this server alone (`audience`). Read again at each login."),
     ]
 }
 

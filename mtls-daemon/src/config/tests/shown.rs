@@ -90,11 +90,11 @@ fn the_example_is_a_good_configuration() {
         what,
         [
             "certificates come from one source, here are 6",
-            "there are two ways to log in",
+            "there is more than one way to log in",
             "the workload is in one place, here are 3",
             "certificates come from one source, here are 5",
             "select and selectors say the same thing twice",
-            "there are two ways to log in",
+            "there is more than one way to log in",
             "it speaks of workloads and of namespaces",
         ],
         "{mistakes}"

@@ -102,7 +102,21 @@ fn a_vault_is_logged_in_at_in_one_way() {
     );
     assert_eq!(
         wrong(&login("role_id = \"web\"\ntoken_file = \"/token\"\n")),
-        ["there are two ways to log in"]
+        ["there is more than one way to log in"]
+    );
+    let config = good(&login("auth_role = \"node\"\n"));
+    let Some(Source::Vault(vault)) = config.identity.source else {
+        panic!("{:?}", config.identity.source);
+    };
+    let account = Login::Account {
+        mount: "kubernetes".to_owned(),
+        role: "node".to_owned(),
+        token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+    };
+    assert_eq!(vault.login, account);
+    assert_eq!(
+        wrong(&login("auth_role = \"node\"\nrole_id = \"web\"\n")),
+        ["there is more than one way to log in"]
     );
     let found = wrong(&login("token_file = \"/token\"\nmount = \"pki/../sys\"\n"));
     assert_eq!(

@@ -52,7 +52,7 @@ pub(super) fn sign(error: &CallError, config: &Vault, workload: &SpiffeId) -> St
 }
 
 /// Why an AppRole did not log in.
-pub(super) fn login(
+pub(super) fn app_role(
     error: &CallError,
     server: &ServerUrl,
     mount: &str,
@@ -74,6 +74,44 @@ pub(super) fn login(
     } else {
         common(error, server)
     }
+}
+
+/// Why a service account did not log in, at an auth method's mount with a role.
+pub(super) fn account(
+    error: &CallError,
+    server: &ServerUrl,
+    [mount, role]: [&str; 2],
+    file: &Path,
+) -> String {
+    let CallError::Refused { errors, .. } = error else {
+        return common(error, server);
+    };
+    let says = |words: &str| errors.iter().any(|error| error.contains(words));
+    let remedy = if says("no handler for route") || says("unsupported path") {
+        format!("nothing is at auth/{mount}: correct `auth_mount` or `namespace`, or enable it")
+    } else if says("invalid role name") || says("could not be found") {
+        format!("there is no role {role} at auth/{mount}: make it, or correct `auth_role`")
+    } else if says("audience") {
+        format!(
+            "the token in {} is made out to others than the role {role} expects: compare its `audience` with the role's",
+            file.display()
+        )
+    } else if says("not authorized") || says("bound") || says("claim") {
+        format!(
+            "the role {role} is not for the daemon's account: let it, with bound_service_account_names and bound_service_account_namespaces (jwt: bound_subject)"
+        )
+    } else if says("permission denied") {
+        format!(
+            "nothing is at auth/{mount}, or it does not believe the token in {}, or may not have it judged: enable it, configure it for this cluster, with the right to make TokenReviews (system:auth-delegator)",
+            file.display()
+        )
+    } else {
+        return common(error, server);
+    };
+    format!(
+        "{server} refused the login: {remedy} (it said: {})",
+        errors.join("; ")
+    )
 }
 
 /// Why a token from a file was of no use.
@@ -179,7 +217,7 @@ token_file = "/token"
     fn refused_logins_come_with_their_remedy() {
         let config = config();
         assert_eq!(config.login, Login::TokenFile("/token".into()));
-        let told = login(
+        let told = app_role(
             &refused(400, "invalid role or secret ID"),
             &config.address,
             "approle",

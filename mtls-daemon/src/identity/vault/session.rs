@@ -65,7 +65,7 @@ impl Session {
             refused,
             token_file: match &config.login {
                 Login::TokenFile(file) => Some(file.clone()),
-                Login::AppRole { .. } => None,
+                Login::AppRole { .. } | Login::Account { .. } => None,
             },
         }
     }
@@ -147,13 +147,31 @@ impl Keeper {
             } => {
                 let secret_id = Secret::read(secret_id_file).await?;
                 let body = json!({ "role_id": role_id, "secret_id": secret_id.expose() });
-                let path = format!("auth/{mount}/login");
-                let answer = self.client.post(&path, None, &body).await;
-                let explained = |e| explain::login(&e, self.client.url(), mount, secret_id_file);
-                lease(&answer.map_err(explained)?)
-                    .ok_or_else(|| "the server's answer to the login has no token".to_owned())
+                let answer = self.show(mount, &body).await;
+                let explained = |e| explain::app_role(&e, self.client.url(), mount, secret_id_file);
+                leased(&answer.map_err(explained)?)
+            }
+            Login::Account {
+                mount,
+                role,
+                token_file,
+            } => {
+                let token = Secret::read(token_file).await?;
+                let body = json!({ "role": role, "jwt": token.expose() });
+                let answer = self.show(mount, &body).await;
+                let explained = |e| {
+                    let (server, file) = (self.client.url(), token_file);
+                    explain::account(&e, server, [mount, role], file)
+                };
+                leased(&answer.map_err(explained)?)
             }
         }
+    }
+
+    /// Asks an auth method to let us in.
+    async fn show(&self, mount: &str, body: &Value) -> Result<Value, CallError> {
+        let path = format!("auth/{mount}/login");
+        self.client.post(&path, None, body).await
     }
 
     async fn look_up(&self, file: &Path) -> Result<Lease, String> {
@@ -194,7 +212,7 @@ impl Keeper {
                 match self.login {
                     // Whoever keeps it may have replaced it.
                     Login::TokenFile(_) => return,
-                    Login::AppRole { .. } => continue,
+                    Login::AppRole { .. } | Login::Account { .. } => continue,
                 }
             }
             if !lease.renewable || ends.is_some_and(|ends| ends <= Instant::now()) {
@@ -232,6 +250,10 @@ impl Keeper {
         tracing::debug!(server = %self.client.url(), "the login's lease is renewed");
         Ok(seconds(&answer["auth"]["lease_duration"]))
     }
+}
+
+fn leased(answer: &Value) -> Result<Lease, String> {
+    lease(answer).ok_or_else(|| "the server's answer to the login has no token".to_owned())
 }
 
 fn lease(answer: &Value) -> Option<Lease> {
