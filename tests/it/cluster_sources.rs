@@ -43,6 +43,7 @@ fn cluster_sources() -> Result {
             plane.wait("shop", deployment, "Available")?;
         }
         let before = workloads(&plane)?;
+        the_chart_mounts_a_bpffs(&plane, &workers[1])?;
         identities_come_from("secrets", &daemons, &plane, [&a, &b])?;
 
         CertManager::define(&plane)?;
@@ -108,6 +109,41 @@ fn identities_come_from(
         checked.contains(&format!("good: {}, until", identity("client"))),
         || checked.clone(),
     )
+}
+
+/// By its own container, in a folder of a node that has none: it reaches the
+/// node, and stays there when the container is gone.
+fn the_chart_mounts_a_bpffs(plane: &ControlPlane, worker: &Worker) -> Result {
+    let set = plane.get(&["daemonset", "-n", "mtls-daemon", "mtls-daemon"])?;
+    let spec = &set["spec"]["template"]["spec"];
+    let mounts = spec["initContainers"].as_array().into_iter().flatten();
+    let mut mounts = mounts.filter(|it| it["name"] == "mount-bpffs");
+    let container = mounts.next().cloned().unwrap_or_default();
+    let folder = "/run/no-bpffs";
+    worker.spawn("mkdir")?.arg(folder).output()?.success()?;
+    let name = "mounts";
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "mtls-daemon"},
+        "spec": {
+            "nodeName": worker.node().name(), "restartPolicy": "Never", "hostNetwork": true,
+            "containers": [container],
+            "volumes": [{"name": "bpffs", "hostPath": {"path": folder, "type": "Directory"}}],
+        },
+    }))?;
+    let pod = format!("pod/{name}");
+    let ended = "--for=jsonpath={.status.phase}=Succeeded";
+    plane.kubectl(&["wait", "-n", "mtls-daemon", &pod, ended, "--timeout=60s"])?;
+    let said = plane.kubectl(&["logs", "-n", "mtls-daemon", name])?;
+    ensure_eq(
+        said.trim(),
+        "mounted a bpffs at /sys/fs/bpf",
+        "what it says",
+    )?;
+    plane.kubectl(&["delete", "-n", "mtls-daemon", &pod])?;
+    let stat = worker.spawn("stat")?.args(["-f", "-c", "%T", folder]);
+    let kind = stat.output()?.success()?;
+    ensure_eq(kind.trim(), "bpf_fs", "what the node has there")
 }
 
 /// Of a node, where its daemon looks for one; with entries as the SPIRE

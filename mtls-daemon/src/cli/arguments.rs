@@ -86,6 +86,14 @@ pub(super) enum Command {
     /// Attaches and pins what the daemon takes over when it starts. What is
     /// attached already stays as it is.
     Gate(Gate),
+    /// Mount a bpffs in a folder, unless there is one.
+    ///
+    /// What is pinned there lives as long as the mount does: on a node, have
+    /// the node's own system do it, or a container whose mounts reach the node.
+    MountBpffs {
+        #[arg(default_value = "/sys/fs/bpf")]
+        folder: PathBuf,
+    },
     /// Be the network plug-in of a container runtime, which asks by environment
     /// and standard input.
     ///

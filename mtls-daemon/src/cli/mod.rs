@@ -87,9 +87,22 @@ fn command<E: Error>(
         Command::Detach(asked) => detach(&asked),
         Command::Uninstall(asked) => uninstall::command(&asked),
         Command::Gate(asked) => gate::command(asked, arm),
+        Command::MountBpffs { folder } => mount(&folder),
         Command::Cni => cni(),
         Command::Explain(asked) => explain(&asked),
         Command::Version => say(&format!("mtls-daemon {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+fn mount(folder: &Path) -> Exit {
+    let shown = folder.display();
+    match kernel::mount_bpffs(folder) {
+        Ok(true) => say(&format!("mounted a bpffs at {shown}\n")),
+        Ok(false) => say(&format!("nothing to do: {shown} is on a bpffs\n")),
+        Err(error) => {
+            complain(&with_sources(&error));
+            fail("no bpffs was mounted")
+        }
     }
 }
 

@@ -163,22 +163,26 @@ impl AttachPoint {
     }
 }
 
+/// Mounts a bpffs in a folder, unless there is one; returns whether it did.
+pub fn mount_bpffs(at: &Path) -> Result<bool, KernelError> {
+    if matches!(filesystem(at), Ok(BPF_FS_MAGIC)) {
+        return Ok(false);
+    }
+    let safely = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // As systemd does.
+    mount(Some("bpf"), at, Some("bpf"), safely, Some("mode=700"))
+        .map(|()| true)
+        .map_err(|error| KernelError::NoBpffs {
+            path: at.to_owned(),
+            source: error.into(),
+        })
+}
+
 /// Makes the folder for the pins, mounting the bpffs at its usual place if
 /// nobody has. Refuses one that would not outlive the daemon.
 pub(super) fn pin_folder(pins: &Path) -> Result<(), KernelError> {
     let usual = Path::new(USUAL);
-    if pins.starts_with(usual) && !matches!(filesystem(usual), Ok(BPF_FS_MAGIC)) {
-        mount(
-            Some("bpf"),
-            usual,
-            Some("bpf"),
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-            None::<&str>,
-        )
-        .map_err(|error| KernelError::NoBpffs {
-            path: usual.to_owned(),
-            source: error.into(),
-        })?;
+    if pins.starts_with(usual) && mount_bpffs(usual)? {
         tracing::info!(path = %usual.display(), "mounted a bpffs");
     }
     // Only then: the folder must not be made on the file system below.

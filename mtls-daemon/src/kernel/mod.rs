@@ -50,7 +50,7 @@ pub use events::{Event, Events};
 pub use foreign::{Foreign, foreign};
 pub use found_at::{FoundAt, Standing};
 pub use handoff::{ClientName, Handoff};
-pub use host::{has_tcx, lacks};
+pub use host::{has_tcx, lacks, mount_bpffs};
 pub use interfaces::addresses;
 pub use mtls_common::counters::{Hook, Outcome};
 pub use veths::VethGate;
