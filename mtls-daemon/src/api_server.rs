@@ -9,6 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::runtime::watcher;
 use thiserror::Error;
+use tokio::sync::OnceCell;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -21,6 +22,27 @@ pub enum LoginError {
     InCluster(String),
     #[error("{0}")]
     Client(String),
+}
+
+/// One client for all who ask, made when the first of them does.
+pub struct Login {
+    kubeconfig: Option<PathBuf>,
+    client: OnceCell<Client>,
+}
+
+impl Login {
+    /// As [`client`] takes it.
+    pub fn new(kubeconfig: Option<&Path>) -> Self {
+        Self {
+            kubeconfig: kubeconfig.map(Path::to_owned),
+            client: OnceCell::new(),
+        }
+    }
+
+    pub async fn client(&self) -> Result<&Client, LoginError> {
+        let log_in = || client(self.kubeconfig.as_deref());
+        self.client.get_or_try_init(log_in).await
+    }
 }
 
 /// `None`: the service account of the daemon's own pod.

@@ -14,11 +14,11 @@ use futures::TryStreamExt;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams, WatchEvent, WatchParams,
 };
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use rustls::sign::SigningKey;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::request::Answer;
@@ -30,7 +30,7 @@ use super::signing::{self, Signed, Signer, Signing};
 use super::source::{Source, SourceError, Updates};
 use super::svid::Issued;
 use super::watched::Watched;
-use crate::api_server::{self, LoginError};
+use crate::api_server::{Login, LoginError};
 use crate::clock::Clock;
 use crate::config::{self, OwningPod};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -46,8 +46,7 @@ pub struct CertManager {
 
 struct Cluster {
     config: config::CertManager,
-    /// Made when it is first needed.
-    client: OnceCell<Client>,
+    login: Login,
     /// All workloads of a node ask at once when it starts, and each has a
     /// connection to the API server while it waits for its answer.
     at_once: Semaphore,
@@ -74,7 +73,7 @@ impl CertManager {
         Self {
             cluster: Arc::new(Cluster {
                 config: config.clone(),
-                client: OnceCell::new(),
+                login: Login::new(config.kubeconfig.as_deref()),
                 at_once: Semaphore::new(AT_ONCE),
             }),
             bundle: signing::follow(&config.bundle, trust_domain, timings),
@@ -206,8 +205,7 @@ impl Asking {
 
 impl Cluster {
     async fn requests(&self, namespace: &str) -> Result<Api<DynamicObject>, AskError> {
-        let login = || api_server::client(self.config.kubeconfig.as_deref());
-        let client = self.client.get_or_try_init(login).await?;
+        let client = self.login.client().await?;
         let kind = GroupVersionKind::gvk(request::GROUP, request::VERSION, request::KIND);
         let resource = ApiResource::from_gvk_with_plural(&kind, request::PLURAL);
         Ok(Api::namespaced_with(client.clone(), namespace, &resource))

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
 use rustls::sign::CertifiedKey;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
@@ -27,7 +27,7 @@ use super::signing;
 use super::source::{Next, Source, SourceError, Standing, Update, Updates};
 use super::svid::{Issued, check_pair};
 use super::watched::Watched;
-use crate::api_server::{self, LoginError, watch_trouble};
+use crate::api_server::{Login, watch_trouble};
 use crate::clock::Clock;
 use crate::config::{self, PodSecret};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -43,9 +43,9 @@ pub struct Secrets {
 }
 
 struct Cluster {
-    config: config::Secrets,
-    /// Made when it is first needed.
-    client: OnceCell<Client>,
+    /// Whose Secrets are read.
+    namespaces: Vec<String>,
+    login: Login,
     followed: Mutex<HashMap<PodSecret, watch::Sender<Seen>>>,
 }
 
@@ -83,8 +83,8 @@ impl Secrets {
     ) -> Self {
         Self {
             cluster: Arc::new(Cluster {
-                config: config.clone(),
-                client: OnceCell::new(),
+                namespaces: config.namespaces.clone(),
+                login: Login::new(config.kubeconfig.as_deref()),
                 followed: Mutex::default(),
             }),
             bundle: signing::follow(&config.bundle, trust_domain, timings),
@@ -101,12 +101,11 @@ impl Source for Secrets {
     }
 
     fn updates(&self, workload: &config::Workload) -> Box<dyn Updates> {
-        let read = &self.cluster.config.namespaces;
         let secret = match &workload.source {
             Some(config::Source::Secrets(_, Some(secret))) => secret,
             _ => return NotRead::because(format!("workload {} has no Secret", workload.name)),
         };
-        if !read.contains(&secret.namespace) {
+        if !self.cluster.namespaces.contains(&secret.namespace) {
             return NotRead::because(format!(
                 "Secrets are not read in namespace {}: add it to `identity.secrets.namespaces`",
                 secret.namespace
@@ -157,7 +156,7 @@ impl Cluster {
     }
 
     async fn tell(&self, secret: &PodSecret, seen: &watch::Sender<Seen>) {
-        let client = match self.client().await {
+        let client = match self.login.client().await {
             Ok(client) => client,
             Err(error) => {
                 seen.send_modify(|seen| seen.trouble = Some(format!("API server: {error}")));
@@ -197,11 +196,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    async fn client(&self) -> Result<&Client, LoginError> {
-        let login = || api_server::client(self.config.kubeconfig.as_deref());
-        self.client.get_or_try_init(login).await
     }
 
     fn followed(&self) -> MutexGuard<'_, HashMap<PodSecret, watch::Sender<Seen>>> {
