@@ -73,6 +73,7 @@ mod cgroup_remade;
 mod check_cluster;
 mod clock_steps;
 mod cluster;
+mod cluster_beside_kube_proxy;
 mod cluster_changes;
 mod cluster_reboot;
 mod cluster_sources;

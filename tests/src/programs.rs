@@ -172,6 +172,7 @@ fn package_of(program: &str) -> &'static str {
         "psql" => "postgresql-client",
         "pgbench" => "postgresql-contrib",
         "iperf3" => "iperf3",
+        "iptables" => "iptables",
         _ => "(find its package with: apt-file search)",
     }
 }

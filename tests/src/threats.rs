@@ -130,6 +130,7 @@ const ATTACKS: &[Row] = &[
         &[
             "outsiders.rs#outsiders",
             "host_ports.rs#host_ports",
+            "cluster_beside_kube_proxy.rs#cluster_beside_kube_proxy",
             "kernel/inbound.rs#kernel_refuses_plain_text_from_outside",
             "cluster.rs#cluster",
         ],

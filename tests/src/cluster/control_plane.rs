@@ -163,6 +163,11 @@ impl ControlPlane {
         kubectl(&self.node, &self.folder, words)?.success()
     }
 
+    /// The same, with its two streams apart.
+    pub(super) fn kubectl_apart(&self, words: &[&str]) -> Result<Output> {
+        kubectl(&self.node, &self.folder, words)
+    }
+
     /// Waits until all pods of what makes them, KIND/NAME, are its newest.
     pub fn wait_until_rolled_out(&self, namespace: &str, what: &str) -> Result {
         let within = format!("--timeout={}s", ROLLED.as_secs());

@@ -12,6 +12,7 @@ use crate::error::{Doing, Error, Result, ensure, ensure_eq};
 use crate::mesh::{self, Ca, Metrics};
 use crate::mounts::CGROUP;
 use crate::node::{Family, Node};
+use crate::process::Output;
 use crate::programs;
 
 use super::ControlPlane;
@@ -194,12 +195,13 @@ impl<'a> Installed<'a> {
         self.plane.wait_until_rolled_out(NAME, &name)
     }
 
-    /// What `check` says in the daemon's pod, if it finds no fault.
+    /// What `check` says in the daemon's pod, if it finds no fault; its notes
+    /// last.
     pub fn check(&self, node: &Node) -> Result<String> {
-        self.command(node, &["check"])
+        with_what_is_aside(self.command(node, &["check"])?)
     }
 
-    fn command(&self, node: &Node, words: &[&str]) -> Result<String> {
+    fn command(&self, node: &Node, words: &[&str]) -> Result<Output> {
         let pod = self.pod_on(node)?;
         let exec = [
             "exec",
@@ -211,7 +213,7 @@ impl<'a> Installed<'a> {
             "--",
             "/usr/bin/mtls-daemon",
         ];
-        self.plane.kubectl(&[&exec, words].concat())
+        self.plane.kubectl_apart(&[&exec, words].concat())
     }
 
     /// Replaces every daemon, one node after the other.
@@ -224,7 +226,7 @@ impl<'a> Installed<'a> {
 
     /// A node's daemon, asked by its own command.
     pub fn ask(&self, node: &Node, word: &str) -> Result<Value> {
-        let said = self.command(node, &[word, "--output", "json"])?;
+        let said = self.command(node, &[word, "--output", "json"])?.success()?;
         serde_json::from_str(&said).map_err(|error| Error::Unreadable {
             what: format!("the answer to {word}: {said}"),
             why: error.to_string(),
@@ -290,10 +292,8 @@ impl<'a> Installed<'a> {
         for kind in ["CACHE", "CONFIG", "DATA"] {
             helm = helm.env(&format!("HELM_{kind}_HOME"), folder.join("helm"));
         }
-        let output = helm.args(words).output()?;
-        // It is where the hooks' words are.
-        let aside = output.stderr.clone();
-        Ok(output.success()? + &aside)
+        // The hooks' words are aside.
+        with_what_is_aside(helm.args(words).output()?)
     }
 
     /// What the pods say about it.
@@ -314,6 +314,12 @@ impl<'a> Installed<'a> {
             ]),
         ))
     }
+}
+
+/// Of a program that succeeded.
+fn with_what_is_aside(output: Output) -> Result<String> {
+    let aside = output.stderr.clone();
+    Ok(output.success()? + &aside)
 }
 
 /// Tables take up what is in `more`, and lose what is null there; lists grow.

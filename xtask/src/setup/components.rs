@@ -112,6 +112,7 @@ const KUBERNETES: Component = Component {
             "kube-controller-manager",
             "k8s.io/kubernetes/cmd/kube-controller-manager",
         ),
+        ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
         ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
         ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),

@@ -55,6 +55,8 @@ pub(crate) const APPS: &[Package] = &[
     program("dnsmasq-base", "dnsmasq"),
     program("iproute2", "ip"),
     service("iperf3", "iperf3", "iperf3.service"),
+    // What one of the kube-proxies works by.
+    program("iptables", "iptables"),
     // A clock of a daemon's own.
     file("libfaketime", "lib/*/faketime/libfaketimeMT.so.1"),
     // What leads ports of a node into its pods.
