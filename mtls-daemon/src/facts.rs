@@ -84,6 +84,8 @@ pub struct Newest {
 
 /// A connection waits this long for the cluster to say who is at an address.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// And so long for the one endpoint of several that its client is to keep to.
+const PATIENCE_FOR_ONE: Duration = Duration::from_millis(500);
 /// A client's pod may be younger than what the API server knows of it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -102,25 +104,31 @@ impl Newest {
     }
 
     /// The facts, with all that can be known of a destination: if nobody is
-    /// known there, the cluster is asked first.
-    pub async fn about(&self, dst: OriginalDst) -> Arc<Facts> {
+    /// known there, or not the one that the client is to keep to, the cluster is
+    /// asked first.
+    pub async fn about(&self, dst: OriginalDst, client: Option<IpAddr>) -> Arc<Facts> {
         let facts = self.get();
         let now = Instant::now();
-        let questions = facts.directory.questions(dst, now);
+        let questions = facts.directory.questions(dst, client, now);
         if questions.is_empty() {
             return facts;
         }
         questions.iter().for_each(|address| self.ask(*address));
+        let awaited = facts.directory.awaited(dst, client);
         let is_known = |facts: &Facts| {
             let directory = &facts.directory;
-            let mut addresses = questions.iter();
-            directory.find(dst) != Destination::Unknown
-                || addresses.all(|address| directory.is_answered(*address, now))
+            let is_answered = |address: &IpAddr| directory.is_answered(*address, now);
+            let is_found = directory.find(dst) != Destination::Unknown;
+            is_found && awaited.iter().all(is_answered) || questions.iter().all(is_answered)
+        };
+        let patience = match facts.directory.find(dst) {
+            Destination::Unknown => PATIENCE,
+            _ => PATIENCE_FOR_ONE,
         };
         let mut changes = self.facts.clone();
         let known = changes.wait_for(|facts| is_known(facts));
         // Without an answer the facts are what they were.
-        let _ = timeout(PATIENCE, known).await;
+        let _ = timeout(patience, known).await;
         self.get()
     }
 
@@ -156,8 +164,10 @@ impl Newest {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
-    use crate::directory::{Seen, Who};
+    use crate::directory::{self, Seen, Who};
 
     const NODE: &str = r#"
 version = 1
@@ -212,15 +222,66 @@ key = "/ca-key.pem"
             assert_eq!(questions.recv().await, Some(address()));
             publish.send_replace(facts(Some(Some(web()))));
         };
-        let (facts, ()) = tokio::join!(newest.about(dst()), answer);
+        let (facts, ()) = tokio::join!(newest.about(dst(), None), answer);
         assert!(matches!(
             facts.directory.find(dst()),
             Destination::Workload(_)
         ));
         let began = Instant::now();
-        newest.about(dst()).await;
+        newest.about(dst(), None).await;
         assert_eq!(began.elapsed(), Duration::ZERO, "it is known now");
         assert!(questions.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_a_client_keeps_to_is_awaited_for_a_moment() {
+        let client = Some("10.0.1.9".parse().unwrap());
+        let (mut both, vip) = (
+            ["10.0.1.4:80", "10.0.1.5:80"].map(|at| at.parse().unwrap()),
+            "10.96.0.5:80",
+        );
+        both.sort_by_key(|at| directory::preference(client, *at));
+        let vip = OriginalDst(vip.parse().unwrap());
+        let [first, second] = both.map(|at: SocketAddr| at.ip());
+        let (ask, mut questions) = mpsc::channel(8);
+        let known = |who: &[IpAddr]| {
+            let config = crate::config::parse("x", NODE).unwrap();
+            let behind = directory::Behind {
+                workloads: both.to_vec(),
+                addresses: Vec::new(),
+            };
+            let service = directory::Service {
+                ports: [(80, behind)].into(),
+                sticky: true,
+            };
+            let seen = who.iter().map(|ip| {
+                let asked = Some(Instant::now());
+                let who = Who::Workload(web());
+                (*ip, Seen { who, asked })
+            });
+            let cluster = Cluster {
+                answers: true,
+                seen: seen.collect(),
+                services: [(vip.0.ip(), Arc::new(service))].into(),
+                ..Cluster::default()
+            };
+            Arc::new(Facts::new(&config, Arc::new(cluster), &[]))
+        };
+        let (publish, facts) = watch::channel(known(&[second]));
+        let newest = Newest::new(facts, ask);
+        let began = Instant::now();
+        // Without an answer it makes do with whom it knows.
+        newest.about(vip, client).await;
+        assert_eq!(began.elapsed(), PATIENCE_FOR_ONE);
+        assert_eq!(questions.recv().await, Some(first));
+        let answer = async {
+            assert_eq!(questions.recv().await, Some(first));
+            publish.send_replace(known(&[first, second]));
+        };
+        let began = Instant::now();
+        let (facts, ()) = tokio::join!(newest.about(vip, client), answer);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(facts.directory.awaited(vip, client), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,11 +292,11 @@ key = "/ca-key.pem"
             questions.recv().await;
             publish.send_replace(facts(Some(None)));
         };
-        tokio::join!(newest.about(dst()), answer);
+        tokio::join!(newest.about(dst(), None), answer);
         assert_eq!(began.elapsed(), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(60)).await;
         let began = Instant::now();
-        let facts = newest.about(dst()).await;
+        let facts = newest.about(dst(), None).await;
         assert_eq!(began.elapsed(), PATIENCE);
         assert_eq!(facts.directory.find(dst()), Destination::Unknown);
     }

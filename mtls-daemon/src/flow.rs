@@ -4,6 +4,7 @@
 mod woken;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,6 +56,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Where the client is, if that is known.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client.map(|ClientAddr(client)| client.ip())
+    }
+
     pub fn source(&self) -> Option<&SpiffeId> {
         match self.direction {
             Direction::Outbound => Some(&self.workload.id),

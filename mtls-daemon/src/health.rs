@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::directory::Target;
+use crate::policy::Route;
 use crate::reason::Reason;
 
 /// So long an endpoint that failed is tried only after all others.
@@ -30,11 +31,16 @@ impl Health {
         self.turn.get()
     }
 
-    /// `targets` in the order to try them: round robin over the healthy,
-    /// then those that failed lately, since a wrong guess must not refuse.
-    pub fn in_turn<'a>(&self, targets: &'a [Target]) -> impl Iterator<Item = &'a Target> {
-        let start = self.turn.get();
-        self.turn.set(start.wrapping_add(1));
+    /// A route's targets in the order to try them: round robin over the healthy,
+    /// if it may be any, then those that failed lately, since a wrong guess must
+    /// not refuse.
+    pub fn in_turn<'a>(&self, route: &'a Route) -> impl Iterator<Item = &'a Target> {
+        let targets = &route.targets;
+        let mut start = 0;
+        if route.any {
+            start = self.turn.get();
+            self.turn.set(start.wrapping_add(1));
+        }
         let rotated = targets.iter().cycle().skip(start % targets.len().max(1));
         let now = Instant::now();
         let shunned = self.shunned.borrow();
@@ -88,13 +94,16 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn endpoints(count: u16) -> Vec<Target> {
+    fn endpoints(count: u16) -> Route {
         let at = |port| Target::Outside(SocketAddr::from(([10, 0, 2, 7], port)));
-        (1..=count).map(at).collect()
+        Route {
+            targets: (1..=count).map(at).collect(),
+            any: true,
+        }
     }
 
-    fn order(health: &Health, targets: &[Target]) -> Vec<u16> {
-        let turn = health.in_turn(targets);
+    fn order(health: &Health, route: &Route) -> Vec<u16> {
+        let turn = health.in_turn(route);
         turn.map(|target| target.address().port()).collect()
     }
 
@@ -109,7 +118,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_failed_comes_last_for_a_while() {
         let (health, three) = (Health::default(), endpoints(3));
-        health.failed(three[0].address());
+        health.failed(three.targets[0].address());
         assert_eq!(order(&health, &three), [2, 3, 1]);
         tokio::time::advance(SHUNNED_FOR).await;
         health.turn.set(0);
@@ -117,18 +126,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whom_a_client_keeps_to_is_first_unless_it_failed() {
+        let health = Health::default();
+        let kept = Route {
+            any: false,
+            ..endpoints(3)
+        };
+        assert_eq!(order(&health, &kept), [1, 2, 3]);
+        assert_eq!(order(&health, &kept), [1, 2, 3]);
+        health.failed(kept.targets[0].address());
+        assert_eq!(order(&health, &kept), [2, 3, 1]);
+        // Nobody else's turn has gone by.
+        assert_eq!(order(&health, &endpoints(3)), [2, 3, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_that_answers_is_forgiven() {
         let (health, three) = (Health::default(), endpoints(3));
-        health.failed(three[0].address());
-        health.answered(three[0].address());
+        health.failed(three.targets[0].address());
+        health.answered(three.targets[0].address());
         assert_eq!(order(&health, &three), [1, 2, 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_all_failed_all_are_tried() {
         let (health, two) = (Health::default(), endpoints(2));
-        health.failed(two[0].address());
-        health.failed(two[1].address());
+        health.failed(two.targets[0].address());
+        health.failed(two.targets[1].address());
         assert_eq!(order(&health, &two).len(), 2);
     }
 }

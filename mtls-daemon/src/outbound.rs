@@ -146,16 +146,17 @@ impl Outbound {
         app: Option<&TcpStream>,
     ) -> Result<Established, Refused> {
         let dst = flow.original_dst;
-        let facts = self.facts.about(dst).await;
+        let facts = self.facts.about(dst, flow.client_ip()).await;
         let clear = Clear {
             outside: facts.outside,
             permissive: facts.modes.sends_plaintext(&flow.workload.name),
             turn: self.health.turn(),
+            client: flow.client_ip(),
         };
         let route = policy::route(&facts.directory, clear, dst)?;
         drop(facts);
         let mut refused = Refused::from(Reason::NoHealthyEndpoint);
-        for target in self.health.in_turn(&route.targets).take(ATTEMPTS) {
+        for target in self.health.in_turn(&route).take(ATTEMPTS) {
             let reached = match target {
                 Target::Workload(endpoint) => self.connect(endpoint, flow, app).await,
                 Target::Outside(server) => {
@@ -386,6 +387,6 @@ mod tests {
             size_of::<F>()
         }
         let carry = size(Outbound::carry);
-        assert!(carry <= 1_296, "{carry} bytes");
+        assert!(carry <= 1_304, "{carry} bytes");
     }
 }

@@ -93,11 +93,7 @@ fn check_cluster() -> Result {
         ensure_eq(said.stdout.as_str(), "", "what is said of the node")?;
         ensure_eq(said.status.code(), Some(0), "with warnings alone")?;
         told(&said, &REFUSED)?;
-        told(
-            &said,
-            &["sessionAffinity of Service shop/web is not heeded"],
-        )?;
-        warnings(&said, 10)?;
+        warnings(&said, 9)?;
         ensure(!said.stderr.contains("other/"), || said.stderr.clone())?;
 
         // What it advises helps.
@@ -106,11 +102,10 @@ fn check_cluster() -> Result {
         let exempt = "mtls-daemon.io/excluded-inbound-ports=8443,9102,9103";
         plane.kubectl(&["annotate", "pod", "-n", "shop", "web", exempt])?;
         let said = ask(daemon, &admin)?;
-        warnings(&said, 3)?;
+        warnings(&said, 2)?;
         told(
             &said,
             &[
-                "sessionAffinity",
                 "shop/far, shop/web-2 ask to be scraped",
                 "PodMonitor default/all has shop/far, shop/web-2 scraped",
             ],
@@ -237,7 +232,7 @@ fn objects() -> Vec<Value> {
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"namespace": "shop", "name": "web", "labels": {"team": "shop"}},
             "spec": {
-                "selector": {"app": "web"}, "sessionAffinity": "ClientIP",
+                "selector": {"app": "web"},
                 "ports": [{"name": "https", "port": 443, "targetPort": 8443}],
             },
         }),

@@ -14,6 +14,7 @@ use mtls_tests::{Family, Node, Result, ensure, ensure_eq, play, two_nodes};
 use serde_json::{Value, json};
 
 const SERVICE: &str = "http://10.96.0.80/";
+const STICKY: &str = "http://10.96.0.81/";
 const NEIGHBOUR: &str = "http://10.96.0.90/";
 /// Ports of every node, into the strict Deployment and the neighbour.
 const INTO_STRICT: u16 = 30080;
@@ -80,6 +81,7 @@ fn cluster_beside_kube_proxy() -> Result {
             plane.wait("shop", deployment, "Available")?;
         }
         everybody_answers(&plane, "shop", "deploy/client", SERVICE)?;
+        a_client_keeps_to_one(&plane)?;
         let strict = [
             SERVICE.to_owned(),
             port_of(&a, INTO_STRICT),
@@ -129,6 +131,37 @@ fn everybody_answers(plane: &ControlPlane, namespace: &str, from: &str, way: &st
             Ok((heard == all).then_some(()))
         },
     )
+}
+
+/// Where a Service wants that, until it goes.
+fn a_client_keeps_to_one(plane: &ControlPlane) -> Result {
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web-sticky", "namespace": "shop"},
+        "spec": {
+            "clusterIP": "10.96.0.81", "selector": {"app": "web"},
+            "sessionAffinity": "ClientIP", "ports": [{"port": 80, "targetPort": 8080}],
+        },
+    }))?;
+    let ask = || plane.ask("shop", "deploy/client", STICKY);
+    let kept = wait_for(
+        Deadline::after(POD),
+        || "the sticky Service to answer",
+        || Ok(ask().ok()),
+    )?;
+    for _ in 0..8 {
+        ensure_eq(ask()?, kept.clone(), "who answers once more")?;
+    }
+    // With its endpoint gone from the Service there is the other one.
+    let node = kept.rsplit(' ').next().unwrap_or_default();
+    let on = format!("--field-selector=spec.nodeName={node}");
+    plane.kubectl(&["label", "pod", "-n", "shop", "-l", "app=web", &on, "app-"])?;
+    wait_for(
+        Deadline::after(POD),
+        || format!("somebody else than {kept} to answer"),
+        || Ok(ask().ok().filter(|said| *said != kept)),
+    )
+    .map(drop)
 }
 
 /// Connections in clear that each node's daemon has turned away.

@@ -5,6 +5,7 @@
 mod cluster;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub enum Destination {
     NotEnrolled(SocketAddr),
     /// All that is known behind one address; never empty.
     Service(Vec<Target>),
+    /// The same, of which each client keeps to one, by [`preference`].
+    Sticky(Vec<Target>),
     /// A node of the cluster, in a network of the mesh.
     Node,
     /// In no network of the mesh.
@@ -74,9 +77,14 @@ struct Entry {
     enrolled: bool,
 }
 
-/// Endpoints by the port that clients dial.
+/// What is known behind an address.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Service(pub HashMap<u16, Behind>);
+pub struct Service {
+    /// By the port that clients dial.
+    pub ports: HashMap<u16, Behind>,
+    /// Each client keeps to one endpoint.
+    pub sticky: bool,
+}
 
 /// What stands behind a port of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,7 +132,10 @@ impl Directory {
                 };
                 (port.port, behind)
             });
-            let shared = Arc::new(Service(ports.collect()));
+            let shared = Arc::new(Service {
+                ports: ports.collect(),
+                sticky: false,
+            });
             for address in &service.addresses {
                 services.insert(*address, Arc::clone(&shared));
             }
@@ -160,9 +171,9 @@ impl Directory {
         self.identity_at(address) == Some(id)
     }
 
-    /// Addresses that the cluster should be asked about for a connection to
-    /// `dst`: nobody has said yet who is there, or only long ago.
-    pub fn questions(&self, dst: OriginalDst, now: Instant) -> Vec<IpAddr> {
+    /// Addresses that the cluster should be asked about for a client's
+    /// connection to `dst`: nobody has said yet who is there, or only long ago.
+    pub fn questions(&self, dst: OriginalDst, client: Option<IpAddr>, now: Instant) -> Vec<IpAddr> {
         if !self.cluster.answers {
             return Vec::new();
         }
@@ -173,13 +184,27 @@ impl Directory {
             let asked = Some(dst.ip()).filter(in_mesh).filter(is_open);
             return asked.into_iter().collect();
         };
-        let Some(behind) = service.0.get(&dst.port()) else {
-            return Vec::new();
+        let asked = |(at, is_pod): (SocketAddr, bool)| {
+            let ip = at.ip();
+            ((is_pod || in_mesh(&ip)) && is_open(&ip)).then_some(ip)
         };
-        let workloads = same_family(&behind.workloads, dst).map(|at| at.ip());
-        let addresses = same_family(&behind.addresses, dst).map(|at| at.ip());
-        let asked = workloads.chain(addresses.filter(in_mesh)).filter(is_open);
-        asked.take(QUESTIONS).collect()
+        if service.sticky {
+            let all = service.preferred(dst, client).into_iter();
+            return all.filter_map(asked).take(QUESTIONS).collect();
+        }
+        let all = service.candidates(dst).filter_map(asked);
+        all.take(QUESTIONS).collect()
+    }
+
+    /// Whom a client had better wait for: behind `dst` it is to keep to one of
+    /// whom nobody has said yet who it is.
+    pub fn awaited(&self, dst: OriginalDst, client: Option<IpAddr>) -> Option<IpAddr> {
+        let OriginalDst(dst) = dst;
+        let service = self.service_at(dst.ip()).filter(|it| it.sticky)?;
+        let (first, is_pod) = *service.preferred(dst, client).first()?;
+        let ip = first.ip();
+        let is_told = self.workloads.contains_key(&ip) || self.cluster.seen.contains_key(&ip);
+        ((is_pod || self.is_in_mesh(ip)) && !is_told).then_some(ip)
     }
 
     /// Whether the cluster may know more about an address than we do.
@@ -243,7 +268,7 @@ impl Directory {
     }
 
     fn resolve(&self, service: &Service, dst: SocketAddr) -> Destination {
-        let Some(behind) = service.0.get(&dst.port()) else {
+        let Some(behind) = service.ports.get(&dst.port()) else {
             return Destination::Unknown;
         };
         let workloads = same_family(&behind.workloads, dst);
@@ -254,10 +279,10 @@ impl Directory {
             known => known,
         });
         let targets: Vec<Target> = known.chain(plain).collect();
-        if targets.is_empty() {
-            Destination::Unknown
-        } else {
-            Destination::Service(targets)
+        match (targets.is_empty(), service.sticky) {
+            (true, _) => Destination::Unknown,
+            (false, false) => Destination::Service(targets),
+            (false, true) => Destination::Sticky(targets),
         }
     }
 
@@ -297,6 +322,32 @@ impl Directory {
         }
         self.cluster.seen.get(&address)?.who.identity()
     }
+}
+
+impl Service {
+    /// All that is behind a port, and whether each is a workload.
+    fn candidates(&self, dst: SocketAddr) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.ports.get(&dst.port()).into_iter().flat_map(move |it| {
+            let workloads = same_family(&it.workloads, dst).map(|at| (at, true));
+            let addresses = same_family(&it.addresses, dst).map(|at| (at, false));
+            workloads.chain(addresses)
+        })
+    }
+
+    /// The same, whom the client keeps to first.
+    fn preferred(&self, dst: SocketAddr, client: Option<IpAddr>) -> Vec<(SocketAddr, bool)> {
+        let mut all: Vec<_> = self.candidates(dst).collect();
+        all.sort_by_cached_key(|(at, _)| preference(client, *at));
+        all
+    }
+}
+
+/// The least is whom a client keeps to. It is another one for each client, and
+/// one that comes or goes moves only its own.
+pub fn preference(client: Option<IpAddr>, endpoint: SocketAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (client, endpoint).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Target {

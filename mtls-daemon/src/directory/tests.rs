@@ -37,7 +37,10 @@ fn cluster() -> Cluster {
         workloads: endpoints.collect(),
         addresses: Vec::new(),
     };
-    let service = Service(HashMap::from([(80, behind)]));
+    let service = Service {
+        ports: HashMap::from([(80, behind)]),
+        sticky: false,
+    };
     Cluster {
         answers: true,
         services: HashMap::from([(ip("10.96.0.5"), Arc::new(service))]),
@@ -66,7 +69,7 @@ fn who_was_not_asked_for_is_asked_for() {
     seen(&mut cluster, "10.0.1.1", Some("web"), None);
     seen(&mut cluster, "10.0.1.2", Some("web"), Some(now));
     let directory = directory(cluster);
-    let asks = |to: &str| directory.questions(dst(to), now);
+    let asks = |to: &str| directory.questions(dst(to), None, now);
     assert_eq!(asks("10.0.1.1:80"), NOBODY, "it is watched");
     assert_eq!(asks("10.0.1.2:80"), NOBODY, "it has just been asked for");
     assert_eq!(asks("10.0.1.3:80"), [ip("10.0.1.3")]);
@@ -74,7 +77,7 @@ fn who_was_not_asked_for_is_asked_for() {
     assert_eq!(asks("192.0.2.1:80"), NOBODY, "it is outside");
     let later = now + Duration::from_secs(3600);
     assert_eq!(
-        directory.questions(dst("10.0.1.2:80"), later),
+        directory.questions(dst("10.0.1.2:80"), None, later),
         [ip("10.0.1.2")]
     );
     assert!(matches!(
@@ -91,7 +94,7 @@ fn many_behind_a_service_become_known_by_and_by() {
         directory(cluster.clone()).find(dst("10.96.0.5:80")),
         Destination::Unknown
     );
-    let first = directory(cluster.clone()).questions(dst("10.96.0.5:80"), now);
+    let first = directory(cluster.clone()).questions(dst("10.96.0.5:80"), None, now);
     assert_eq!(first.len(), QUESTIONS);
     for address in first {
         seen(&mut cluster, &address.to_string(), Some("web"), Some(now));
@@ -103,10 +106,58 @@ fn many_behind_a_service_become_known_by_and_by() {
     assert_eq!(known.len(), QUESTIONS);
     assert!(
         !directory
-            .questions(dst("10.96.0.5:80"), now)
+            .questions(dst("10.96.0.5:80"), None, now)
             .contains(&known[0].address().ip())
     );
     assert_eq!(directory.find(dst("10.96.0.5:81")), Destination::Unknown);
+}
+
+#[test]
+fn a_client_of_a_sticky_service_keeps_to_one_endpoint() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let vip = dst("10.96.0.5:80");
+    let ports = cluster.services[&ip("10.96.0.5")].ports.clone();
+    let all = ports[&80].workloads.clone();
+    let sticky = true;
+    let service = Service { ports, sticky };
+    cluster.services = HashMap::from([(ip("10.96.0.5"), Arc::new(service))]);
+    let client = Some(ip("10.0.1.200"));
+    let first = *all
+        .iter()
+        .min_by_key(|at| preference(client, **at))
+        .unwrap();
+
+    // The one of its choice is asked for first, and awaited until it is told.
+    let before = directory(cluster.clone());
+    assert_eq!(before.questions(vip, client, now)[0], first.ip());
+    assert_eq!(before.awaited(vip, client), Some(first.ip()));
+    for at in &all {
+        seen(&mut cluster, &at.ip().to_string(), Some("web"), Some(now));
+    }
+    let told = directory(cluster.clone());
+    assert_eq!(told.awaited(vip, client), None);
+    let Destination::Sticky(targets) = told.find(vip) else {
+        panic!("nobody is known");
+    };
+    assert_eq!(targets.len(), all.len());
+
+    // Each of many has clients, and who goes moves nobody else's.
+    let clients: Vec<_> = (0..=255)
+        .map(|n| Some(ip(&format!("10.0.7.{n}"))))
+        .collect();
+    let choice = |of: &[SocketAddr], client| {
+        let by = of.iter().min_by_key(|at| preference(client, **at));
+        *by.unwrap()
+    };
+    let (gone, left) = all.split_first().unwrap();
+    let mut chosen = BTreeSet::new();
+    for client in clients {
+        let before = choice(&all, client);
+        chosen.insert(before);
+        assert!(before == *gone || choice(left, client) == before);
+    }
+    assert_eq!(chosen.len(), all.len());
 }
 
 #[test]
@@ -146,7 +197,10 @@ fn a_clients_connection_stays_in_its_family() {
             .into(),
         addresses: Vec::new(),
     };
-    let dual = Arc::new(Service(HashMap::from([(80, behind)])));
+    let dual = Arc::new(Service {
+        ports: HashMap::from([(80, behind)]),
+        sticky: false,
+    });
     for vip in ["10.96.0.5", "fd00:96::5"] {
         cluster.services.insert(ip(vip), Arc::clone(&dual));
     }
@@ -188,7 +242,10 @@ fn kubernetes() -> Cluster {
         answers: true,
         services: HashMap::from([(
             ip("10.96.0.1"),
-            Arc::new(Service(HashMap::from([(443, behind)]))),
+            Arc::new(Service {
+                ports: HashMap::from([(443, behind)]),
+                sticky: false,
+            }),
         )]),
         networks: vec!["10.0.0.0/8".parse().unwrap()],
         ..Cluster::default()
@@ -203,7 +260,7 @@ fn a_service_may_lead_outside_but_nobody_is_outside_for_want_of_knowledge() {
     let api_server = Destination::Service(vec![outside("192.0.2.1:6443")]);
     assert_eq!(unasked.find(vip), api_server);
     let pods_and_mesh = ["192.0.2.8", "192.0.2.9", "10.0.3.3"].map(ip);
-    assert_eq!(unasked.questions(vip, now), pods_and_mesh);
+    assert_eq!(unasked.questions(vip, None, now), pods_and_mesh);
 
     seen(&mut cluster, "192.0.2.8", None, Some(now));
     seen(&mut cluster, "10.0.3.3", None, Some(now));

@@ -215,9 +215,6 @@ async fn look(
     warnings.extend(behind.refused(&called, &key));
     warnings.extend(callers::scrapers(&enrolled, config, &key));
     warnings.extend(monitors::refused(seen, &services, &enrolled, config, &key).await);
-    if !enrolled.is_empty() {
-        warnings.extend(callers::sticky(&services));
-    }
     let own = enrolled.into_iter().map(|pod| pod.workload);
     examined.here = own.filter(|it| here.contains(&it.name)).collect();
 }

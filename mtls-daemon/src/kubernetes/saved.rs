@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Changes with every change of what is written below it.
-const VERSION: &str = "mtls-daemon cluster state, version 3, sha256 ";
+const VERSION: &str = "mtls-daemon cluster state, version 4, sha256 ";
 /// More than any cluster needs: 50,000 endpoints take some 10 MB.
 const MOST: u64 = 1 << 30;
 
@@ -238,7 +238,7 @@ mod tests {
         assert!(explained(&flipped).contains("is damaged"));
         assert!(explained(b"").contains("is damaged"));
         let other = String::from_utf8(good.clone()).unwrap();
-        let other = other.replace("version 3", "version 2");
+        let other = other.replace("version 4", "version 3");
         assert!(explained(other.as_bytes()).contains("another version"));
         fs::write(&saved.0, &good).unwrap();
         fs::set_permissions(&saved.0, PermissionsExt::from_mode(0o666)).unwrap();

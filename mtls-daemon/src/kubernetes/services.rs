@@ -18,6 +18,8 @@ pub(super) struct Service {
     ports: Vec<Port>,
     /// Traffic stays on the node (`internalTrafficPolicy: Local`).
     local: bool,
+    /// Each client keeps to one endpoint (`sessionAffinity: ClientIP`).
+    sticky: bool,
 }
 
 /// What matters of an EndpointSlice.
@@ -73,6 +75,7 @@ impl Service {
             addresses: addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
             ports: ports.collect(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
         })
     }
 
@@ -100,7 +103,10 @@ impl Service {
             }
             table.insert(port.number, behind);
         }
-        directory::Service(table)
+        directory::Service {
+            ports: table,
+            sticky: self.sticky,
+        }
     }
 }
 
@@ -204,7 +210,7 @@ mod tests {
 
     fn endpoints(service: &Service, slices: &[Slice], port: u16) -> Vec<String> {
         let table = service.table(slices.iter(), "a");
-        let Some(behind) = table.0.get(&port) else {
+        let Some(behind) = table.ports.get(&port) else {
             return Vec::new();
         };
         let found = behind.workloads.iter().chain(&behind.addresses);
@@ -240,6 +246,16 @@ mod tests {
         );
         assert_eq!(endpoints(&service, &slices, 81), ["10.0.1.4:9000"]);
         assert_eq!(endpoints(&service, &slices, 53), [""; 0]);
+    }
+
+    #[test]
+    fn who_is_to_be_kept_to_is_said_by_the_service() {
+        for (affinity, sticky) in [("ClientIP", true), ("None", false)] {
+            let service = service(&json!({
+                "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}], "sessionAffinity": affinity,
+            }));
+            assert_eq!(service.table([].iter(), "a").sticky, sticky);
+        }
     }
 
     #[test]
@@ -345,7 +361,7 @@ mod tests {
             ]),
         );
         let table = service.table([slice].iter(), "a");
-        let behind = &table.0[&443];
+        let behind = &table.ports[&443];
         assert_eq!(behind.addresses, ["192.0.2.1:6443".parse().unwrap()]);
         assert_eq!(behind.workloads, ["10.0.1.4:6443".parse().unwrap()]);
     }

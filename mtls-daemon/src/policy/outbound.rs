@@ -1,15 +1,18 @@
 //! Where a captured connection goes.
 
+use std::net::IpAddr;
+
 use crate::addr::OriginalDst;
 use crate::config::Outside;
-use crate::directory::{Destination, Directory, Target};
+use crate::directory::{self, Destination, Directory, Target};
 use crate::reason::Reason;
 
 /// Those that may answer a captured connection; never empty.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
-    /// In the directory's order; the caller chooses among them.
     pub targets: Vec<Target>,
+    /// The caller may choose among them; else the first is to be tried first.
+    pub any: bool,
 }
 
 /// What a connection may do without a tunnel.
@@ -23,6 +26,8 @@ pub struct Clear {
     /// Any number. Among the endpoints of a service it says whether the
     /// connection is one of those that have a tunnel, see [`route`].
     pub turn: usize,
+    /// Who keeps to one endpoint where a service wants that.
+    pub client: Option<IpAddr>,
 }
 
 /// Decide for a connection to `dst`. What the daemon holds was captured, so it
@@ -30,13 +35,20 @@ pub struct Clear {
 /// workload, or to have no daemon, if `clear` lets that pass.
 ///
 /// Of a service with endpoints of both kinds a connection gets those of one:
-/// by its turn, and never because the others did not answer. Whoever keeps
+/// by its turn, or that of the one that the client keeps to, and never because
+/// the others did not answer. Whoever keeps
 /// tunnels from being made only keeps connections from being made.
 pub fn route(directory: &Directory, clear: Clear, dst: OriginalDst) -> Result<Route, Reason> {
+    let mut any = true;
     let mut targets = match directory.find(dst) {
         Destination::Workload(endpoint) => vec![Target::Workload(endpoint)],
         Destination::NotEnrolled(address) => vec![Target::NotEnrolled(address)],
         Destination::Service(targets) => targets,
+        Destination::Sticky(mut targets) => {
+            any = false;
+            targets.sort_by_cached_key(|it| directory::preference(clear.client, it.address()));
+            targets
+        }
         Destination::Node => vec![Target::Outside(dst.0)],
         Destination::Unknown => return Err(Reason::UnknownDestination),
         // The kernel lets these pass or refuses them by itself. One that
@@ -53,18 +65,20 @@ pub fn route(directory: &Directory, clear: Clear, dst: OriginalDst) -> Result<Ro
         Target::NotEnrolled(_) => clear.permissive,
         Target::Outside(_) => clear.outside == Outside::Direct,
     });
-    let drawn = targets.get(clear.turn % targets.len().max(1));
+    let turn = if any { clear.turn } else { 0 };
+    let drawn = targets.get(turn % targets.len().max(1));
     if let Some(in_clear) = drawn.map(is_not_enrolled) {
         targets.retain(|target| is_not_enrolled(target) == in_clear);
     }
     match targets.is_empty() {
         true => Err(refused),
-        false => Ok(Route { targets }),
+        false => Ok(Route { targets, any }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashMap, HashSet};
     use std::sync::Arc;
 
     use super::*;
@@ -104,6 +118,7 @@ endpoints = ["10.0.2.7", "10.0.2.8"]
             outside: Outside::Direct,
             permissive,
             turn,
+            client: None,
         };
         let route = route(&directory, clear, OriginalDst(dst.parse().unwrap()))?;
         let shown = route.targets.iter().map(|target| {
@@ -124,6 +139,49 @@ endpoints = ["10.0.2.7", "10.0.2.8"]
         }
         assert_eq!(ask(true, 0, "10.0.2.8:80"), old);
         assert_eq!(ask(false, 0, "10.0.2.8:80"), Err(Reason::NotEnrolled));
+    }
+
+    /// In the order of the client's own preference, whatever turn it is.
+    #[test]
+    fn a_sticky_service_leads_a_client_to_its_endpoint() {
+        let config = crate::config::parse("x", NODE).unwrap();
+        let endpoints = ["10.0.2.7:80", "10.0.2.8:80"].map(|at| at.parse().unwrap());
+        let behind = directory::Behind {
+            workloads: endpoints.to_vec(),
+            addresses: Vec::new(),
+        };
+        let service = directory::Service {
+            ports: HashMap::from([(80, behind)]),
+            sticky: true,
+        };
+        let at: IpAddr = "10.96.0.2".parse().unwrap();
+        let cluster = directory::Cluster {
+            services: HashMap::from([(at, Arc::new(service))]),
+            ..directory::Cluster::default()
+        };
+        let directory = Directory::new(&config, Arc::new(cluster));
+        let mut firsts = HashSet::new();
+        for n in 0..16 {
+            let client = Some(IpAddr::from([10, 0, 1, n]));
+            let first = endpoints
+                .iter()
+                .min_by_key(|at| directory::preference(client, **at));
+            for turn in 0..3 {
+                let clear = Clear {
+                    outside: Outside::Direct,
+                    permissive: true,
+                    turn,
+                    client,
+                };
+                let route = route(&directory, clear, OriginalDst((at, 80).into())).unwrap();
+                assert!(!route.any);
+                // The other one has no daemon: the two are not mixed.
+                let addresses: Vec<_> = route.targets.iter().map(Target::address).collect();
+                assert_eq!(addresses.iter().collect::<Vec<_>>(), [first.unwrap()]);
+            }
+            firsts.insert(first);
+        }
+        assert_eq!(firsts.len(), endpoints.len());
     }
 
     /// No retry leads from an endpoint with a daemon to one without.

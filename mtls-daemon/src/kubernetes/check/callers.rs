@@ -144,7 +144,7 @@ impl<'a> Behind<'a> {
 
     fn strict(&self, service: &str, port: u16) -> Vec<(&'a Enrolled, u16)> {
         let tables = self.services.get(service).into_iter().flatten();
-        let behind = tables.filter_map(|table| table.0.get(&port));
+        let behind = tables.filter_map(|table| table.ports.get(&port));
         let at = behind.flat_map(|behind| &behind.workloads);
         let pods = at.filter_map(|at| Some((*self.pods.get(&at.ip())?, at.port())));
         pods.filter(|(pod, port)| is_strict(&pod.workload, *port, self.config))
@@ -184,22 +184,4 @@ pub(super) fn scrapers(enrolled: &[Enrolled], config: &Config, key: &str) -> Vec
         )
     };
     refusing.into_iter().map(text).collect()
-}
-
-/// Services whose endpoints somebody wants chosen otherwise than in turn.
-pub(super) fn sticky(services: &[core::Service]) -> Option<String> {
-    let sticky = services.iter().filter(|service| {
-        let spec = service.spec.as_ref();
-        let affinity = spec.and_then(|spec| spec.session_affinity.as_deref());
-        affinity == Some("ClientIP")
-    });
-    let name =
-        |it: &core::Service| format!("{}/{}", it.namespace().unwrap_or_default(), it.name_any());
-    let names: Vec<String> = sticky.map(name).collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "kubernetes: sessionAffinity of Service {} is not heeded for enrolled clients: their connections go to all endpoints",
-            some_of(&names)
-        )
-    })
 }

@@ -266,7 +266,7 @@ fn a_service_follows_its_slices_whichever_comes_first() {
         let snapshot = store.snapshot(None);
         let service = snapshot.cluster.services.get(&address)?;
         Some(
-            service.0[&80]
+            service.ports[&80]
                 .workloads
                 .iter()
                 .map(ToString::to_string)
