@@ -1,6 +1,7 @@
 //! A cluster whose nodes have a kube-proxy each, one by iptables and one by
 //! nftables: it goes on serving whom nobody enrolled, and brings nobody past
-//! strict, though its NAT makes strangers look like the node.
+//! strict, though its NAT makes strangers look like the node. What it would do for
+//! a Service's clients the daemon does for the enrolled.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 const SERVICE: &str = "http://10.96.0.80/";
 const STICKY: &str = "http://10.96.0.81/";
+const NEAR: &str = "http://10.96.0.82/";
 const NEIGHBOUR: &str = "http://10.96.0.90/";
 /// Ports of every node, into the strict Deployment and the neighbour.
 const INTO_STRICT: u16 = 30080;
@@ -82,6 +84,7 @@ fn cluster_beside_kube_proxy() -> Result {
         }
         everybody_answers(&plane, "shop", "deploy/client", SERVICE)?;
         a_client_keeps_to_one(&plane)?;
+        traffic_stays_in_its_zone(&plane, [&a, &b])?;
         let strict = [
             SERVICE.to_owned(),
             port_of(&a, INTO_STRICT),
@@ -162,6 +165,36 @@ fn a_client_keeps_to_one(plane: &ControlPlane) -> Result {
         || Ok(ask().ok().filter(|said| *said != kept)),
     )
     .map(drop)
+}
+
+/// Where a Service wants that, from when the client's node has one.
+fn traffic_stays_in_its_zone(plane: &ControlPlane, nodes: [&Node; 2]) -> Result {
+    for node in nodes {
+        let zone = format!("topology.kubernetes.io/zone=zone-{}", node.name());
+        plane.kubectl(&["label", "node", node.name(), &zone])?;
+    }
+    everybody_answers(plane, "shop", "deploy/client", SERVICE)?;
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web-near", "namespace": "shop"},
+        "spec": {
+            "clusterIP": "10.96.0.82", "selector": {"app": "web"},
+            "trafficDistribution": "PreferClose", "ports": [{"port": 80, "targetPort": 8080}],
+        },
+    }))?;
+    let mut in_a_row = 0;
+    wait_for(
+        Deadline::after(POD),
+        || "eight answers in a row from the client's own zone",
+        || {
+            let said = plane.ask("shop", "deploy/client", NEAR);
+            in_a_row = match said.as_deref() {
+                Ok("web on a") => in_a_row + 1,
+                _ => 0,
+            };
+            Ok((in_a_row == 8).then_some(()))
+        },
+    )
 }
 
 /// Connections in clear that each node's daemon has turned away.

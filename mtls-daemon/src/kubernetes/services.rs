@@ -46,6 +46,23 @@ pub(super) struct Endpoint {
     last_resort: bool,
     node: Option<String>,
     pub(super) pod: Option<PodRef>,
+    /// Whom it is meant for; nothing: everybody.
+    hints: Option<Box<Hints>>,
+}
+
+/// The controller's answer to a Service's `trafficDistribution`, or to its
+/// `service.kubernetes.io/topology-mode`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Hints {
+    nodes: Vec<String>,
+    zones: Vec<String>,
+}
+
+/// Whose clients are to be served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Here<'a> {
+    pub(super) node: &'a str,
+    pub(super) zone: Option<&'a str>,
 }
 
 /// The pod that an endpoint is.
@@ -79,13 +96,13 @@ impl Service {
         })
     }
 
-    /// The endpoints of each of its ports, on a node of that name.
+    /// The endpoints of each of its ports, for clients of a node.
     pub(super) fn table<'a>(
         &self,
         slices: impl Iterator<Item = &'a Slice> + Clone,
-        node: &str,
+        at: Here<'_>,
     ) -> directory::Service {
-        let here = |endpoint: &Endpoint| !self.local || endpoint.node.as_deref() == Some(node);
+        let here = |endpoint: &Endpoint| !self.local || endpoint.node.as_deref() == Some(at.node);
         let mut table = HashMap::new();
         for port in &self.ports {
             let all = slices.clone().flat_map(|slice| {
@@ -97,7 +114,11 @@ impl Service {
                     .flatten()
             });
             let ready = all.clone().filter(|(endpoint, _)| endpoint.ready);
-            let mut behind = behind(ready);
+            let (v4, v6) = ready.partition(|(endpoint, _)| endpoint.address.is_ipv4());
+            let mut behind = behind([v4, v6].into_iter().flat_map(|ready| match self.local {
+                true => ready,
+                false => nearest(ready, at),
+            }));
             if behind == Behind::default() {
                 behind = self::behind(all.filter(|(endpoint, _)| endpoint.last_resort));
             }
@@ -108,6 +129,26 @@ impl Service {
             sticky: self.sticky,
         }
     }
+}
+
+/// Of one family, where every endpoint says whom it is meant for, and one means
+/// us: those that do. A hint keeps nobody from being served.
+fn nearest<'a>(mut ready: Vec<(&'a Endpoint, u16)>, at: Here<'_>) -> Vec<(&'a Endpoint, u16)> {
+    type Of = fn(&Hints) -> &[String];
+    let ours: [(Of, Option<&str>); 2] =
+        [(|it| &it.nodes, Some(at.node)), (|it| &it.zones, at.zone)];
+    for (of, here) in ours {
+        let meant_for = |endpoint: &'a Endpoint| endpoint.hints.as_deref().map_or(&[][..], of);
+        let is_here = |it: &String| Some(it.as_str()) == here;
+        let is_ours = |endpoint| meant_for(endpoint).iter().any(is_here);
+        let mut endpoints = ready.iter().map(|(endpoint, _)| *endpoint);
+        let all_say = endpoints.clone().all(|it| !meant_for(it).is_empty());
+        if all_say && endpoints.any(is_ours) {
+            ready.retain(|(endpoint, _)| is_ours(endpoint));
+            return ready;
+        }
+    }
+    ready
 }
 
 fn behind<'a>(chosen: impl Iterator<Item = (&'a Endpoint, u16)>) -> Behind {
@@ -175,6 +216,7 @@ impl Endpoint {
             ready,
             last_resort: serving && terminating,
             node: endpoint.node_name,
+            hints: endpoint.hints.and_then(Hints::read),
             pod: pod.and_then(|target| {
                 Some(PodRef {
                     namespace: target.namespace.unwrap_or_else(|| namespace.to_owned()),
@@ -186,199 +228,18 @@ impl Endpoint {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn service(spec: &Value) -> Service {
-        let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec});
-        Service::read(serde_json::from_value(object).unwrap()).unwrap()
-    }
-
-    fn slice(ports: &Value, endpoints: &Value) -> Slice {
-        let object = json!({
-            "metadata": {
-                "name": "web-1", "namespace": "shop",
-                "labels": {"kubernetes.io/service-name": "web"},
-            },
-            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
-        });
-        Slice::read(serde_json::from_value(object).unwrap()).unwrap()
-    }
-
-    fn endpoints(service: &Service, slices: &[Slice], port: u16) -> Vec<String> {
-        let table = service.table(slices.iter(), "a");
-        let Some(behind) = table.ports.get(&port) else {
-            return Vec::new();
+impl Hints {
+    fn read(hints: discovery::EndpointHints) -> Option<Box<Self>> {
+        let nodes = hints.for_nodes.unwrap_or_default().into_iter();
+        let zones = hints.for_zones.unwrap_or_default().into_iter();
+        let read = Self {
+            nodes: nodes.map(|it| it.name).collect(),
+            zones: zones.map(|it| it.name).collect(),
         };
-        let found = behind.workloads.iter().chain(&behind.addresses);
-        found.map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn a_port_leads_to_the_target_of_its_name() {
-        let service = service(&json!({
-            "clusterIPs": ["10.96.0.5", "fd00:96::5"],
-            "ports": [
-                {"name": "http", "port": 80, "targetPort": "web"},
-                {"name": "admin", "port": 81},
-                {"name": "dns", "port": 53, "protocol": "UDP"},
-            ],
-        }));
-        let ips: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(ips, ["10.96.0.5", "fd00:96::5"]);
-        // One slice for each number that the name stands for.
-        let slices = [
-            slice(
-                &json!([{"name": "http", "port": 8080}, {"name": "admin", "port": 9000}]),
-                &json!([{"addresses": ["10.0.1.4"]}]),
-            ),
-            slice(
-                &json!([{"name": "http", "port": 8081}]),
-                &json!([{"addresses": ["10.0.1.5"]}]),
-            ),
-        ];
-        assert_eq!(
-            endpoints(&service, &slices, 80),
-            ["10.0.1.4:8080", "10.0.1.5:8081"]
-        );
-        assert_eq!(endpoints(&service, &slices, 81), ["10.0.1.4:9000"]);
-        assert_eq!(endpoints(&service, &slices, 53), [""; 0]);
-    }
-
-    #[test]
-    fn who_is_to_be_kept_to_is_said_by_the_service() {
-        for (affinity, sticky) in [("ClientIP", true), ("None", false)] {
-            let service = service(&json!({
-                "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}], "sessionAffinity": affinity,
-            }));
-            assert_eq!(service.table([].iter(), "a").sticky, sticky);
-        }
-    }
-
-    #[test]
-    fn a_headless_service_has_no_address() {
-        let headless = service(&json!({"clusterIPs": ["None"], "ports": [{"port": 80}]}));
-        assert_eq!(headless.addresses, Vec::<IpAddr>::new());
-    }
-
-    #[test]
-    fn who_is_not_ready_gets_nothing_and_who_ends_is_the_last_resort() {
-        let service = service(&json!({"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
-        let of = |conditions: &[Value]| {
-            let endpoints = conditions.iter().zip(1..).map(|(conditions, n)| {
-                json!({"addresses": [format!("10.0.1.{n}")], "conditions": conditions})
-            });
-            let endpoints = endpoints.collect::<Vec<_>>();
-            slice(&json!([{"port": 80}]), &json!(endpoints))
-        };
-        let ready = json!({"ready": true});
-        let unready = json!({"ready": false, "serving": false});
-        let ending = json!({"ready": false, "serving": true, "terminating": true});
-        let all = of(&[ready, unready.clone(), ending.clone(), json!({})]);
-        assert_eq!(
-            endpoints(&service, &[all], 80),
-            ["10.0.1.1:80", "10.0.1.4:80"]
-        );
-        let last = of(&[unready.clone(), ending]);
-        assert_eq!(endpoints(&service, &[last], 80), ["10.0.1.2:80"]);
-        assert_eq!(endpoints(&service, &[of(&[unready])], 80), [""; 0]);
-    }
-
-    #[test]
-    fn who_publishes_what_is_not_ready_gets_connections_and_so_does_what_is_unsaid() {
-        let service = service(&json!({"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
-        // As the controller writes it for publishNotReadyAddresses.
-        let published = slice(
-            &json!([{"port": 80}]),
-            &json!([
-                {"addresses": ["10.0.1.4"], "conditions": {"ready": true, "serving": false}},
-                {"addresses": ["10.0.1.5"], "conditions": {
-                    "ready": true, "serving": true, "terminating": true,
-                }},
-                {"addresses": ["10.0.1.6"]},
-            ]),
-        );
-        let all = ["10.0.1.4:80", "10.0.1.5:80", "10.0.1.6:80"];
-        assert_eq!(endpoints(&service, &[published], 80), all);
-    }
-
-    #[test]
-    fn a_local_service_without_endpoints_here_has_none() {
-        let local = service(&json!({
-            "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}], "internalTrafficPolicy": "Local",
-        }));
-        let slice = slice(
-            &json!([{"port": 80}]),
-            &json!([{"addresses": ["10.0.2.4"], "nodeName": "b"}, {"addresses": ["10.0.3.4"]}]),
-        );
-        assert_eq!(endpoints(&local, &[slice], 80), [""; 0]);
-    }
-
-    #[test]
-    fn a_local_service_stays_on_the_node() {
-        let local = service(&json!({
-            "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}], "internalTrafficPolicy": "Local",
-        }));
-        let slice = slice(
-            &json!([{"port": 80}]),
-            &json!([
-                {"addresses": ["10.0.1.4"], "nodeName": "a"},
-                {"addresses": ["10.0.2.4"], "nodeName": "b"},
-            ]),
-        );
-        assert_eq!(endpoints(&local, &[slice], 80), ["10.0.1.4:80"]);
-    }
-
-    #[test]
-    fn an_endpoint_names_its_pod() {
-        let slice = slice(
-            &json!([{"port": 80}]),
-            &json!([
-                {"addresses": ["10.0.1.4"], "targetRef": {"kind": "Pod", "name": "web-1", "uid": "u1"}},
-                {"addresses": ["192.0.2.1"], "targetRef": {"kind": "Node", "name": "a", "uid": "u2"}},
-            ]),
-        );
-        let pods: Vec<Option<PodRef>> = slice.endpoints.into_iter().map(|e| e.pod).collect();
-        let pod = PodRef {
-            namespace: "shop".to_owned(),
-            name: "web-1".to_owned(),
-            uid: "u1".to_owned(),
-        };
-        assert_eq!(pods, [Some(pod), None]);
-    }
-
-    #[test]
-    fn whom_no_pod_stands_for_is_a_plain_address() {
-        let service = service(&json!({"clusterIPs": ["10.96.0.1"], "ports": [{"port": 443}]}));
-        let slice = slice(
-            &json!([{"port": 6443}]),
-            &json!([
-                {"addresses": ["192.0.2.1"]},
-                {"addresses": ["10.0.1.4"], "targetRef": {"kind": "Pod", "name": "web-1", "uid": "u1"}},
-            ]),
-        );
-        let table = service.table([slice].iter(), "a");
-        let behind = &table.ports[&443];
-        assert_eq!(behind.addresses, ["192.0.2.1:6443".parse().unwrap()]);
-        assert_eq!(behind.workloads, ["10.0.1.4:6443".parse().unwrap()]);
-    }
-
-    #[test]
-    fn a_service_that_lost_its_last_pod_has_nobody() {
-        let service = service(&json!({"clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
-        // As the controller writes it then.
-        let empty = slice(&json!([{"port": 8080}]), &Value::Null);
-        assert_eq!(endpoints(&service, &[empty], 80), [""; 0]);
-    }
-
-    #[test]
-    fn what_no_service_claims_is_left_out() {
-        let object = json!({
-            "metadata": {"name": "x", "namespace": "shop"}, "addressType": "IPv4", "endpoints": [],
-        });
-        assert_eq!(Slice::read(serde_json::from_value(object).unwrap()), None);
+        let says_nothing = read.nodes.is_empty() && read.zones.is_empty();
+        (!says_nothing).then(|| Box::new(read))
     }
 }
+
+#[cfg(test)]
+mod tests;

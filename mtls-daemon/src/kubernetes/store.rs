@@ -28,7 +28,7 @@ use super::kept::{Change, Kept};
 use super::own::Own;
 use super::pods::{Decided, Pod, Rules, SaidBy, Unfit, mode};
 use super::policies::{Kind, Policies};
-use super::services::{PodRef, Service, Slice};
+use super::services::{Here, PodRef, Service, Slice};
 
 use guard::Istio;
 pub(super) use state::NotKnown;
@@ -78,7 +78,10 @@ struct Node {
     /// Where its pods have their addresses from.
     networks: Networks,
     addresses: Vec<IpAddr>,
+    zone: Option<String>,
 }
+
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Networks(#[serde(with = "super::text")] Vec<IpNet>);
@@ -147,7 +150,14 @@ impl Store {
                 changed(&change)
             }
             News::Slice(event) => self.heed_slice(*event),
-            News::Node(event) => changed(&self.nodes.heed(*event, key, Node::read)),
+            News::Node(event) => {
+                let before = self.zone().map(str::to_owned);
+                let change = self.nodes.heed(*event, key, Node::read);
+                if self.zone() != before.as_deref() {
+                    self.all_outdated();
+                }
+                changed(&change)
+            }
             News::Networks(event) => changed(&self.networks.heed(*event, key, |cidr| {
                 Some(networks(&cidr.spec?.cidrs.unwrap_or_default()))
             })),
@@ -226,6 +236,11 @@ impl Store {
                 self.answers.remove(&endpoint.address);
             }
         }
+    }
+
+    /// This node's.
+    fn zone(&self) -> Option<&str> {
+        self.nodes.get(&self.rules.node)?.zone.as_deref()
     }
 
     fn all_outdated(&mut self) {
@@ -394,7 +409,11 @@ impl Store {
             };
             let keys = self.slices_of.get(&key).into_iter().flatten();
             let slices = keys.filter_map(|key| self.slices.get(key));
-            let table = service.table(slices, &self.rules.node);
+            let at = Here {
+                node: &self.rules.node,
+                zone: self.zone(),
+            };
+            let table = service.table(slices, at);
             self.tables.insert(key, Arc::new(table));
         }
         let services = self.services.iter().filter_map(|(key, service)| {
@@ -411,7 +430,9 @@ impl Node {
         let cidrs = node.spec.and_then(|spec| spec.pod_cidrs);
         let addresses = node.status.and_then(|status| status.addresses);
         let addresses = addresses.unwrap_or_default();
+        let labels = node.metadata.labels;
         Some(Self {
+            zone: labels.and_then(|mut labels| labels.remove(ZONE)),
             networks: networks(&cidrs.unwrap_or_default()),
             // Names are among them.
             addresses: addresses

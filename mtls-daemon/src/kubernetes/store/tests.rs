@@ -283,6 +283,35 @@ fn a_service_follows_its_slices_whichever_comes_first() {
 }
 
 #[test]
+fn a_node_that_changes_its_zone_has_other_endpoints() {
+    let in_zone = |address: &str, zone: &str| json!({"addresses": [address], "hints": {"forZones": [{"name": zone}]}});
+    let mut store = whole();
+    let own = store.rules.node.clone();
+    let mut moved = |zone: &str| {
+        store.heed(News::Node(apply(&json!({
+            "metadata": {"name": own, "labels": {"topology.kubernetes.io/zone": zone}},
+        }))));
+        store.heed(service());
+        store.heed(News::Slice(apply(&json!({
+            "metadata": {
+                "name": "web-1", "namespace": "shop",
+                "labels": {"kubernetes.io/service-name": "web"},
+            },
+            "addressType": "IPv4", "ports": [{"port": 8080}],
+            "endpoints": [in_zone("10.0.2.4", "east"), in_zone("10.0.2.5", "west")],
+        }))));
+        let snapshot = store.snapshot(None);
+        let address: IpAddr = "10.96.0.5".parse().unwrap();
+        let service = &snapshot.cluster.services[&address];
+        let all = service.ports[&80].addresses.iter();
+        all.map(|at| at.ip().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(moved("east"), ["10.0.2.4"]);
+    assert_eq!(moved("west"), ["10.0.2.5"]);
+    assert_eq!(moved("north"), ["10.0.2.4", "10.0.2.5"]);
+}
+
+#[test]
 fn an_answer_ends_with_the_pod_that_it_was_about() {
     let address: IpAddr = "10.0.2.4".parse().unwrap();
     let mut store = whole();
