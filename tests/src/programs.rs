@@ -135,7 +135,6 @@ pub fn need(program: &str) -> Result<PathBuf> {
         })
 }
 
-/// Debian keeps a server's programs apart for each major version; newest first.
 /// What gives a program a clock of its own, if it is loaded before it.
 pub fn libfaketime() -> Result<PathBuf> {
     let architectures = std::fs::read_dir("/usr/lib")
@@ -148,6 +147,7 @@ pub fn libfaketime() -> Result<PathBuf> {
         .ok_or_else(|| Error::Unexpected("libfaketime is not there: install libfaketime".into()))
 }
 
+/// Debian keeps a server's programs apart for each major version; newest first.
 fn postgresql_folders() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = crate::run::list(Path::new("/usr/lib/postgresql"))
         .into_iter()

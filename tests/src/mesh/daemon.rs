@@ -227,7 +227,7 @@ impl Daemon {
         self.cgroup.limit_memory(more)
     }
 
-    /// Waits until it has ended, not by itself.
+    /// Waits until it has ended; the signal that ended it, unless it ended itself.
     pub fn ended_by(&mut self, within: Duration) -> Result<Option<i32>> {
         let status = self.process()?.wait(Deadline::after(within))?;
         self.process = None;
@@ -398,13 +398,13 @@ impl Daemon {
             .collect()
     }
 
-    /// All that it logged, over its restarts.
     /// Where its log goes, from its next start on.
     pub fn log_path(&self) -> PathBuf {
         let logs = self.node.scene().logs();
         logs.join(format!("{}.log", self.log_name()))
     }
 
+    /// All that it logged, over its restarts.
     pub fn log(&self) -> String {
         let path = self.node.scene().logs().join(self.log_name() + ".log");
         fs::read(path)
