@@ -1,6 +1,7 @@
 //! kube-proxy: on a node of its own it is what carries Services, for everybody
 //! whom the daemon does not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -27,10 +28,13 @@ impl KubeProxy {
     /// rules.
     pub fn start(worker: &Worker, plane: &ControlPlane, mode: &str) -> Result<Self> {
         let node = worker.node();
-        // What runs on a bridge passes the rules, as nodes have it.
+        // What runs on a bridge passes the rules, as nodes have it, if this
+        // machine's kernel has br_netfilter.
         for family in ["iptables", "ip6tables"] {
             let key = format!("net/bridge/bridge-nf-call-{family}");
-            node.netns().sysctl(&key, "1")?;
+            if Path::new("/proc/sys").join(&key).exists() {
+                node.netns().sysctl(&key, "1")?;
+            }
         }
         // A Service's address needs a way before a rule makes it another.
         node.netns()
