@@ -201,12 +201,12 @@ impl Steady<'_> {
     fn none_failed(&self, from: f64) -> Result {
         self.answers(uptime()?)?;
         let heard = self.since(from)?;
-        let failed = heard
-            .iter()
-            .filter(|(_, said)| !said.starts_with("web on"))
-            .count();
-        ensure(failed == 0, || {
-            format!("{failed} of {} went unanswered", heard.len())
+        let all = heard.len();
+        let failed = heard.into_iter();
+        let failed = failed.filter(|(_, said)| !said.starts_with("web on"));
+        let failed: Vec<_> = failed.collect();
+        ensure(failed.is_empty(), || {
+            format!("of {all} since {from} went unanswered: {failed:?}")
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::error::{Doing, Error, Result};
 use crate::mounts::{self, Mounts};
 use crate::node::{Family, Node, WIRE};
 use crate::process::{Process, Spawn};
-use crate::programs;
+use crate::{programs, run};
 
 use super::{ControlPlane, images};
 
@@ -356,6 +356,27 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// What its containers have said, beside the scene's other logs; of the
+    /// daemon's what a failed story shows the end of.
+    fn keep_logs(&self) {
+        let pods = self.files.join("var-log/pods");
+        for (pod, name) in run::list(&pods) {
+            for (container, of) in run::list(&pod) {
+                for (log, count) in run::list(&container) {
+                    let kept = format!("{}-{name}-{of}-{count}", self.node.name());
+                    let kept = match name.starts_with("mtls-daemon_") {
+                        true => kept,
+                        false => kept.replace(".log", ".txt"),
+                    };
+                    // Whoever ended meanwhile is not missed.
+                    let _ = fs::copy(log, self.node.scene().logs().join(kept));
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         // First whoever would start the pods again. What cannot be ended here
@@ -366,6 +387,7 @@ impl Drop for Worker {
             let _ = containerd.kill();
         }
         let _ = cgroup::remove_tree(self.cgroups.runtime.path());
+        self.keep_logs();
     }
 }
 
@@ -390,7 +412,7 @@ fn write_files(node: &Node, files: &Path, plane: &ControlPlane) -> Result {
     let plugins = plugins.parent().unwrap_or(&plugins);
     let folder = files.join("opt/cni/bin");
     fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
-    for (path, name) in crate::run::list(plugins) {
+    for (path, name) in run::list(plugins) {
         symlink(path, folder.join(name)).doing(|| "linking a CNI plugin")?;
     }
     Ok(())
