@@ -84,9 +84,12 @@ impl Node {
             netns.sysctl(key, value)?;
         }
         // Snooping would hold multicast back, and with it neighbour discovery,
-        // until the bridge has heard who listens.
+        // until the bridge has heard who listens. Without an address of its own
+        // it has its ports' lowest, and when that changes whoever knew the
+        // former one talks to nobody for up to ten seconds.
         netns.ip(&format!(
-            "link add pods type bridge stp_state 0 mcast_snooping 0\n\
+            "link add pods address 02:00:00:00:0{number}:01 \
+             type bridge stp_state 0 mcast_snooping 0\n\
              addr add 10.0.{number}.1/24 dev pods\n\
              addr add fd00:{number}::1/64 dev pods nodad\n\
              link set pods up\n"

@@ -305,7 +305,7 @@ impl Worker {
         )?;
         umount2(&self.bpffs, MntFlags::empty())
             .doing(|| format!("unmounting {}", self.bpffs.display()))?;
-        crate::run::remove_folder(&self.run_folder())
+        run::remove_folder(&self.run_folder())
     }
 
     /// Gives the runtime an image's archive.
