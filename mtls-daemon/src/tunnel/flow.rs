@@ -156,11 +156,13 @@ impl Flow {
     }
 
     /// Whether the application may have something for us: bytes, the end or
-    /// an error.
+    /// an error, and after its end an error.
     pub(super) fn wants_service(&self) -> bool {
-        self.app.is_some()
-            && !self.is(is::SENT_END)
-            && self.is(is::READABLE | is::HALF_CLOSED | is::FAILED)
+        let news = match self.is(is::SENT_END) {
+            false => is::READABLE | is::HALF_CLOSED | is::FAILED,
+            true => is::FAILED,
+        };
+        self.app.is_some() && self.is(news)
     }
 
     /// Puts what the application has said so far behind its request, and

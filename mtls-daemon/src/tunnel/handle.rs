@@ -344,9 +344,14 @@ impl Opening {
     pub async fn answer(self) -> Result<Stream, ConnectError> {
         let refused = self
             .0
-            .until(|flow| match flow.outcome.take() {
-                Some(outcome) => Some(Some(unanswered(*outcome))),
-                None => flow.is(is::ANSWERED).then_some(None),
+            .until(|flow| {
+                // Accepted is accepted, also if the peer has reset it since:
+                // somebody may have the application's first bytes.
+                if flow.is(is::ANSWERED) {
+                    return Some(None);
+                }
+                let outcome = flow.outcome.take()?;
+                Some(Some(unanswered(*outcome)))
             })
             .await;
         match refused.unwrap_or(Some(ConnectError::GoingAway)) {

@@ -89,6 +89,26 @@ fn answers_that_break_the_protocol_end_their_stream() {
 }
 
 #[test]
+fn what_was_accepted_is_not_asked_again() {
+    story(async {
+        let mut client = client().await;
+        for (stream, code) in [(1, code::CANCEL), (3, code::REFUSED_STREAM)] {
+            let opening = client.tunnel.open(&request()).unwrap();
+            client.raw.wait_for(HEADERS).await;
+            // In one write: both are known before anybody can ask.
+            let ok = frame(HEADERS, END_HEADERS, stream, OK);
+            let reset = frame(RST_STREAM, 0, stream, &code.to_be_bytes());
+            client.raw.send(&[ok, reset].concat()).await;
+            let stream = opening.answer().await.expect("it was accepted");
+            let (mut app, near_app) = app().await;
+            let end = stream.carry(near_app).await.end;
+            assert!(matches!(end, CarryEnd::ResetByPeer(it) if it == code));
+            assert_eq!(read_error(&mut app).await, ErrorKind::ConnectionReset);
+        }
+    });
+}
+
+#[test]
 fn a_goaway_spares_the_streams_that_were_seen() {
     story(async {
         let mut client = client().await;

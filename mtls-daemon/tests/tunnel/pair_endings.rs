@@ -5,6 +5,7 @@ use mtls_daemon::reason::Reason;
 use mtls_daemon::tunnel::{CarryEnd, ConnectError, Cut, Settings, TunnelEnd, code};
 use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 #[test]
@@ -157,6 +158,65 @@ fn a_slow_application_gets_everything_after_the_tunnel_is_gone() {
         flow.client.read_to_end(&mut got).await.unwrap();
         assert!(got == pattern(64 << 20, 9)[..sent + 1000]);
         assert!(matches!(flow.near.await.end, CarryEnd::Done));
+    });
+}
+
+/// As much as a server can say to a client that reads nothing.
+async fn fill(server: &mut TcpStream) -> usize {
+    let bulk = vec![7; 1 << 20];
+    let wait = std::time::Duration::from_millis(300);
+    let mut sent = 0;
+    while let Ok(Ok(n)) = tokio::time::timeout(wait, server.write(&bulk)).await {
+        sent += n;
+    }
+    sent
+}
+
+#[test]
+fn an_application_that_ended_its_half_and_goes_is_missed() {
+    story(async {
+        let mut pair = pair().await;
+        for talks in [false, true] {
+            let mut flow = pair.flow().await;
+            flow.client.shutdown().await.unwrap();
+            assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+            if talks {
+                fill(&mut flow.server).await;
+            }
+            reset(flow.client);
+            assert!(matches!(flow.near.await.end, CarryEnd::ResetByApp));
+            let far = flow.far.await.end;
+            assert!(
+                matches!(far, CarryEnd::ResetByPeer(code::CANCEL)),
+                "{far:?}"
+            );
+            // It has read the end: that it was a reset, writing tells.
+            let told = flow.server.write(b"x").await.unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::BrokenPipe);
+        }
+        assert_eq!(pair.near.flows() + pair.far.flows(), 0);
+    });
+}
+
+#[test]
+fn an_application_that_goes_before_it_has_taken_the_rest_leaves_nothing() {
+    story(async {
+        let mut pair = pair().await;
+        let mut flow = pair.flow().await;
+        flow.client.shutdown().await.unwrap();
+        assert_eq!(flow.server.read(&mut [0]).await.unwrap(), 0);
+        fill(&mut flow.server).await;
+        let server = spawn_local(async move { flow.server.shutdown().await });
+        // Until the far daemon has got rid of all, the end too.
+        let mut buf = vec![0; 65_536];
+        while pair.far.flows() > 0 {
+            assert_ne!(flow.client.read(&mut buf).await.unwrap(), 0);
+        }
+        server.await.unwrap().unwrap();
+        assert!(matches!(flow.far.await.end, CarryEnd::Done));
+        reset(flow.client);
+        assert!(matches!(flow.near.await.end, CarryEnd::ResetByApp));
+        assert_eq!(pair.near.flows(), 0);
     });
 }
 
