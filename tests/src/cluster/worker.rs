@@ -354,9 +354,7 @@ impl Worker {
             "spec": {"podCIDR": v4, "podCIDRs": [v4, v6]},
         }))
     }
-}
 
-impl Worker {
     /// What its containers have said, beside the scene's other logs; of the
     /// daemon's what a failed story shows the end of.
     fn keep_logs(&self) {
